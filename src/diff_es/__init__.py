@@ -1,0 +1,1 @@
+"""Diff-ES: faster diffusion models without retraining."""

@@ -1,0 +1,153 @@
+"""The only file I/O: typed JSON records, safetensors with checksums, and folders that are complete or absent.
+
+Nothing here writes or reads pickle. A folder is written under a temporary name and renamed when it is complete,
+so a reader never meets half of one; its manifest holds the sha256 of every other file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from diff_es.errors import ArtifactError, InputError
+
+T = TypeVar("T")
+
+MANIFEST = "manifest.json"
+_MAX_JSON_BYTES = 64 * 2**20
+
+
+def write_record(path: Path, record: object) -> None:
+    """Write a dataclass as JSON, atomically: a reader sees the old file or the new one."""
+    text = TypeAdapter(type(record)).dump_json(record, indent=2)
+    write_bytes(path, text + b"\n")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically and durably (temporary name, fsync, rename)."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ArtifactError(f"Cannot write {path}: {error.strerror or error}.") from error
+
+
+def read_record(path: Path, kind: type[T]) -> T:
+    """Read a JSON file into a dataclass, strictly.
+
+    Raises:
+        ArtifactError: the file is missing, too large, no JSON, or does not hold such a record.
+    """
+    if not path.is_file():
+        raise ArtifactError(f"{path} is missing.")
+    if path.stat().st_size > _MAX_JSON_BYTES:
+        raise ArtifactError(f"{path} is larger than {_MAX_JSON_BYTES} bytes; it was not written by Diff-ES.")
+    try:
+        return TypeAdapter(kind).validate_json(path.read_bytes())
+    except InputError as error:
+        raise ArtifactError(f"{path} holds an impossible {kind.__name__}: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise ArtifactError(f"{path} is no valid {kind.__name__}: {where}: {first['msg']}.") from error
+
+
+def sha256(path: Path) -> str:
+    """Return the sha256 of a file as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `path`; rename it to `path` when the block ends well, else remove it.
+
+    Raises:
+        InputError: `path` exists already.
+        ArtifactError: the disk is full or not writable.
+    """
+    if path.exists():
+        raise InputError(f"{path} exists already; choose another folder or remove it.")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        yield temporary
+        _sync_files(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ArtifactError(f"Cannot write {path}: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sync_files(folder: Path) -> None:
+    """Push every file to the disk before the rename makes them visible."""
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            descriptor = os.open(file, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of a folder: its path relative to the folder, its size in bytes and its sha256."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+def list_files(folder: Path) -> tuple[FileEntry, ...]:
+    """Describe every file below `folder` but the manifest."""
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file() and file != folder / MANIFEST)
+    return tuple(
+        FileEntry(file.relative_to(folder).as_posix(), file.stat().st_size, sha256(file)) for file in files
+    )
+
+
+def check_files(folder: Path, entries: tuple[FileEntry, ...]) -> None:
+    """Check every listed file: inside the folder, present, of the right size and content.
+
+    Raises:
+        ArtifactError: a path leaves the folder, or a file is missing, cut off or altered.
+    """
+    for entry in entries:
+        file = inside(folder, entry.path)
+        if not file.is_file():
+            raise ArtifactError(f"{folder}: {entry.path} is missing; copy the folder again, whole.")
+        if file.stat().st_size != entry.size or sha256(file) != entry.sha256:
+            raise ArtifactError(
+                f"{folder}: {entry.path} is damaged (its sha256 differs from the manifest's)."
+            )
+
+
+def inside(folder: Path, relative: str) -> Path:
+    """Resolve a path from a manifest, refusing any that leaves the folder (also through a link).
+
+    Raises:
+        ArtifactError: the path is absolute or leaves the folder.
+    """
+    file = (folder / relative).resolve()
+    if not file.is_relative_to(folder.resolve()) or Path(relative).is_absolute():
+        raise ArtifactError(
+            f"{folder}: the manifest names {relative!r}, which leaves the folder; do not trust it."
+        )
+    return file

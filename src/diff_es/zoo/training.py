@@ -1,0 +1,227 @@
+"""The training loop that all models of the zoo share.
+
+AdamW with gradient clipping, linear warm-up, a constant learning rate and a cosine decay to zero at the end, and an
+exponential moving average (EMA) of the weights, which is the model that is kept. Because the decay has a fixed length,
+a run can be planned by its number of steps without stretching the whole learning-rate curve.
+
+Everything random at a step is derived from (seed, step), so a resumed run is bit-identical to an uninterrupted one
+without any random state in the checkpoint.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import math
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+import torch
+
+from diff_es.errors import InputError
+from diff_es.progress import track
+from diff_es.zoo.checkpoint import load_checkpoint_, save_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from torch import nn
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_NAME: Final = "checkpoint.safetensors"
+LOG_NAME: Final = "training.jsonl"
+_LOG_EVERY: Final = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """How long and how fast to learn.
+
+    Attributes:
+        steps: optimizer steps in all.
+        batch_size: images per step.
+        learning_rate: peak learning rate.
+        warmup_steps: steps of linear warm-up.
+        decay_steps: the last steps, in which the learning rate falls to zero along a cosine.
+        weight_decay: of AdamW.
+        ema_decay: of the moving average; shorter memory in the first steps.
+        seed: of initial weights, batches and noise.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    warmup_steps: int
+    decay_steps: int
+    weight_decay: float = 0.0
+    ema_decay: float = 0.999
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1:
+            raise InputError(f"steps, batch_size: must be at least 1, got {self.steps}, {self.batch_size}")
+        if min(self.warmup_steps, self.decay_steps) < 0 or self.warmup_steps + self.decay_steps > self.steps:
+            raise InputError(
+                f"warmup_steps + decay_steps: must lie in 0..steps ({self.steps}), "
+                f"got {self.warmup_steps} + {self.decay_steps}"
+            )
+        if not self.learning_rate > 0.0 or not 0.0 <= self.ema_decay < 1.0:
+            raise InputError(
+                f"learning_rate must be positive and ema_decay in [0, 1), got {self.learning_rate}, {self.ema_decay}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaveConfig:
+    """What is written while training.
+
+    Attributes:
+        folder: run folder; holds the checkpoint and the log.
+        resume: go on from the checkpoint in ``folder`` if there is one.
+        checkpoint_seconds: time between checkpoints.
+        snapshot_seconds: time between calls of ``on_snapshot``.
+    """
+
+    folder: Path
+    resume: bool = True
+    checkpoint_seconds: float = 180.0
+    snapshot_seconds: float = 600.0
+
+
+class BatchLoss(Protocol):
+    """Computes the loss of one batch."""
+
+    def __call__(self, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Return the scalar loss of the data rows ``rows`` (B,), with all noise drawn from ``generator``."""
+
+
+def learning_rate_at(step: int, config: LoopConfig) -> float:
+    """The learning rate of step ``step`` (0-based)."""
+    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    into_decay = step + 1 - (config.steps - config.decay_steps)
+    share = max(0.0, into_decay / max(1, config.decay_steps))
+    return config.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * share))
+
+
+def ema_decay_at(step: int, config: LoopConfig) -> float:
+    """The decay of the moving average at step ``step``: short memory first, so that the start is forgotten."""
+    return min(config.ema_decay, (1.0 + step) / (10.0 + step))
+
+
+class Batches:
+    """Row numbers of every batch: each epoch is one permutation derived from (seed, epoch); no batch is short."""
+
+    def __init__(self, rows: int, batch_size: int, seed: int) -> None:
+        if batch_size > rows:
+            raise InputError(f"batch_size: {batch_size} is more than the {rows} rows of the data")
+        self._rows, self._batch_size, self._seed = rows, batch_size, seed
+        self._epoch, self._order = -1, np.empty(0, np.int64)
+
+    def at(self, step: int) -> torch.Tensor:
+        """Return the (batch_size,) row numbers of step ``step``."""
+        epoch, position = divmod(step, self._rows // self._batch_size)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = np.random.default_rng([self._seed, 0, epoch]).permutation(self._rows)
+        start = position * self._batch_size
+        return torch.from_numpy(self._order[start : start + self._batch_size].copy())
+
+
+def fit(
+    model: nn.Module,
+    loss: BatchLoss,
+    rows: int,
+    config: LoopConfig,
+    save: SaveConfig,
+    on_snapshot: Callable[[nn.Module, int], None] | None = None,
+) -> nn.Module:
+    """Train ``model`` in place and return its EMA.
+
+    Args:
+        model: the module to train; ``loss`` must evaluate this very object.
+        loss: loss of a batch of data rows.
+        rows: number of data rows.
+        config: the learning plan.
+        save: the run folder and the intervals.
+        on_snapshot: called with the EMA so far and the number of finished steps.
+
+    Returns:
+        The EMA module after the last step, in eval mode.
+    """
+    run = _Run(model, config, save)
+    batches = Batches(rows, config.batch_size, config.seed)
+    first = run.restore_() if save.resume else 0
+    saved = shown = logged = time.monotonic()
+    losses: list[float] = []
+    for step in track(range(first, config.steps), "Training", total=config.steps - first):
+        losses.append(run.step_(loss, batches.at(step), step))
+        now, done = time.monotonic(), step + 1
+        if done % _LOG_EVERY == 0:
+            run.log(done, float(np.mean(losses)), len(losses) * config.batch_size / (now - logged))
+            losses, logged = [], time.monotonic()
+        if now - saved >= save.checkpoint_seconds or done == config.steps:
+            run.store(done)
+            saved = time.monotonic()
+        if on_snapshot is not None and now - shown >= save.snapshot_seconds and done < config.steps:
+            on_snapshot(run.ema, done)
+            shown = time.monotonic()
+    return run.ema
+
+
+class _Run:
+    """The state of one run: model, EMA, optimizer, and where they are kept."""
+
+    def __init__(self, model: nn.Module, config: LoopConfig, save: SaveConfig) -> None:
+        self.model, self.config, self.folder = model.train(), config, save.folder
+        self.ema = copy.deepcopy(model).eval().requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), config.learning_rate, (0.9, 0.99), weight_decay=config.weight_decay, fused=True
+        )
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def _modules(self) -> Mapping[str, nn.Module]:
+        return {"model": self.model, "ema": self.ema}
+
+    @property
+    def _recipe(self) -> dict[str, Any]:
+        return asdict(self.config)
+
+    def restore_(self) -> int:
+        path = self.folder / CHECKPOINT_NAME
+        if not path.exists():
+            return 0
+        step = load_checkpoint_(path, self._modules, self.optimizer, self._recipe)
+        logger.info("resuming at step %d from %s", step, path)
+        return step
+
+    def store(self, step: int) -> None:
+        progress = {"step": step, "recipe": self._recipe}
+        save_checkpoint(self.folder / CHECKPOINT_NAME, self._modules, self.optimizer, progress)
+
+    def log(self, step: int, loss: float, images_per_second: float) -> None:
+        record = {"step": step, "loss": round(loss, 6), "images_per_second": round(images_per_second, 1)}
+        with (self.folder / LOG_NAME).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def step_(self, loss: BatchLoss, rows: torch.Tensor, step: int) -> float:
+        seed = int(np.random.default_rng([self.config.seed, 1, step]).integers(2**62))
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate_at(step, self.config)
+        self.optimizer.zero_grad()
+        value = loss(rows, torch.Generator().manual_seed(seed))
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self._average_(ema_decay_at(step, self.config))
+        return float(value.detach())
+
+    @torch.no_grad()
+    def _average_(self, decay: float) -> None:
+        averaged, current = list(self.ema.parameters()), list(self.model.parameters())
+        torch._foreach_lerp_(averaged, current, 1.0 - decay)
