@@ -39,7 +39,7 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise ArtifactError(f"Cannot write {path}: {error.strerror or error}.") from error
@@ -88,7 +88,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         temporary.mkdir()
         yield temporary
         _sync_files(temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         raise ArtifactError(f"Cannot write {path}: {error.strerror or error}.") from error
     finally:
@@ -118,9 +118,7 @@ class FileEntry:
 def list_files(folder: Path) -> tuple[FileEntry, ...]:
     """Describe every file below `folder` but the manifest."""
     files = (file for file in sorted(folder.rglob("*")) if file.is_file() and file != folder / MANIFEST)
-    return tuple(
-        FileEntry(file.relative_to(folder).as_posix(), file.stat().st_size, sha256(file)) for file in files
-    )
+    return tuple(FileEntry(file.relative_to(folder).as_posix(), file.stat().st_size, sha256(file)) for file in files)
 
 
 def check_files(folder: Path, entries: tuple[FileEntry, ...]) -> None:
@@ -134,9 +132,7 @@ def check_files(folder: Path, entries: tuple[FileEntry, ...]) -> None:
         if not file.is_file():
             raise ArtifactError(f"{folder}: {entry.path} is missing; copy the folder again, whole.")
         if file.stat().st_size != entry.size or sha256(file) != entry.sha256:
-            raise ArtifactError(
-                f"{folder}: {entry.path} is damaged (its sha256 differs from the manifest's)."
-            )
+            raise ArtifactError(f"{folder}: {entry.path} is damaged (its sha256 differs from the manifest's).")
 
 
 def inside(folder: Path, relative: str) -> Path:
@@ -147,7 +143,5 @@ def inside(folder: Path, relative: str) -> Path:
     """
     file = (folder / relative).resolve()
     if not file.is_relative_to(folder.resolve()) or Path(relative).is_absolute():
-        raise ArtifactError(
-            f"{folder}: the manifest names {relative!r}, which leaves the folder; do not trust it."
-        )
+        raise ArtifactError(f"{folder}: the manifest names {relative!r}, which leaves the folder; do not trust it.")
     return file

@@ -36,9 +36,7 @@ class PruningSchedule:
 
     def __post_init__(self) -> None:
         if len(self.layer_levels) != len(self.levels):
-            raise InputError(
-                f"{len(self.levels)} stage levels but layer levels of {len(self.layer_levels)} stages."
-            )
+            raise InputError(f"{len(self.levels)} stage levels but layer levels of {len(self.layer_levels)} stages.")
         for stage, row in enumerate(self.layer_levels):
             if len(row) != len(self.layers):
                 raise InputError(f"Stage {stage} has {len(row)} layer levels for {len(self.layers)} layers.")
@@ -113,13 +111,9 @@ class ScheduleSpace:
         if not self.calls or min(self.calls) < 1:
             raise InputError(f"calls={self.calls}: every stage needs at least one denoiser call.")
         if not 0 <= self.sparsity <= 1:
-            raise InputError(
-                f"sparsity={self.sparsity} must lie in [0, 1] (0.5 removes half of the prunable MACs)."
-            )
+            raise InputError(f"sparsity={self.sparsity} must lie in [0, 1] (0.5 removes half of the prunable MACs).")
         if len(self.max_levels) != len(self.calls):
-            raise InputError(
-                f"max_levels={self.max_levels} must hold one level for each of {len(self.calls)} stages."
-            )
+            raise InputError(f"max_levels={self.max_levels} must hold one level for each of {len(self.calls)} stages.")
         if any(not 0 <= level <= self.num_levels for level in self.max_levels):
             raise InputError(f"max_levels={self.max_levels} must lie in 0…{self.num_levels}.")
         most = self.spent(self.max_levels)
@@ -169,9 +163,7 @@ class ScheduleSpace:
         while self.spent(tuple(levels)) < self.required:
             room = [i for i, cap in enumerate(self.max_levels) if levels[i] < cap]
             levels[max(room, key=lambda i: (target[i] - levels[i], -i))] += 1
-        while lowerable := [
-            i for i, level in enumerate(levels) if level and self.calls[i] <= self._excess(levels)
-        ]:
+        while lowerable := [i for i, level in enumerate(levels) if level and self.calls[i] <= self._excess(levels)]:
             levels[max(lowerable, key=lambda i: (levels[i] - target[i], -i))] -= 1
         return tuple(levels)
 
@@ -183,8 +175,7 @@ class ScheduleSpace:
 
         def clipped(shift: float) -> list[float]:
             return [
-                min(max(level + shift, 0.0), float(cap))
-                for level, cap in zip(wanted, self.max_levels, strict=True)
+                min(max(level + shift, 0.0), float(cap)) for level, cap in zip(wanted, self.max_levels, strict=True)
             ]
 
         low, high = -2.0 * max(1.0, *map(abs, wanted)), self.num_levels + 2.0 * max(1.0, *map(abs, wanted))

@@ -37,9 +37,7 @@ class StagePlan:
 
     def __post_init__(self) -> None:
         if len(self.timesteps) != len(self.stage_of_step) or not self.timesteps:
-            raise InputError(
-                "StagePlan needs as many entries in stage_of_step as in timesteps, and at least one."
-            )
+            raise InputError("StagePlan needs as many entries in stage_of_step as in timesteps, and at least one.")
         if any(low >= high for low, high in pairwise(self.borders)):
             raise InputError(f"StagePlan.borders={self.borders} must ascend strictly.")
         if set(self.stage_of_step) != set(range(self.num_stages)):
@@ -49,9 +47,7 @@ class StagePlan:
             raise InputError("StagePlan.stage_of_step must not increase in sampling order.")
 
     @classmethod
-    def split(
-        cls, timesteps: tuple[float, ...], num_stages: int, num_train_timesteps: int = 1000
-    ) -> StagePlan:
+    def split(cls, timesteps: tuple[float, ...], num_stages: int, num_train_timesteps: int = 1000) -> StagePlan:
         """Split the sampler's steps evenly.
 
         Args:
@@ -119,9 +115,7 @@ def _stage_between(borders: tuple[float, ...], timestep: float) -> int:
     return min(max(bisect_right(borders, timestep) - 1, 0), len(borders) - 2)
 
 
-def _midway(
-    timesteps: tuple[float, ...], stages: tuple[int, ...], num_train_timesteps: int
-) -> tuple[float, ...]:
+def _midway(timesteps: tuple[float, ...], stages: tuple[int, ...], num_train_timesteps: int) -> tuple[float, ...]:
     """Borders half-way between the neighbouring steps of two stages."""
     steps = zip(pairwise(timesteps), pairwise(stages), strict=True)
     inner = [(high + low) / 2 for (high, low), (upper, lower) in steps if upper != lower]

@@ -93,6 +93,14 @@ class SaveConfig:
     snapshot_seconds: float = 600.0
 
 
+class Recipe(Protocol):
+    """A frozen dataclass that says all there is to say about one training run."""
+
+    @property
+    def loop(self) -> LoopConfig:
+        """The learning plan."""
+
+
 class BatchLoss(Protocol):
     """Computes the loss of one batch."""
 
@@ -136,7 +144,7 @@ def fit(
     model: nn.Module,
     loss: BatchLoss,
     rows: int,
-    config: LoopConfig,
+    recipe: Recipe,
     save: SaveConfig,
     on_snapshot: Callable[[nn.Module, int], None] | None = None,
 ) -> nn.Module:
@@ -146,14 +154,15 @@ def fit(
         model: the module to train; ``loss`` must evaluate this very object.
         loss: loss of a batch of data rows.
         rows: number of data rows.
-        config: the learning plan.
+        recipe: holds the learning plan; a checkpoint written under another recipe is refused.
         save: the run folder and the intervals.
         on_snapshot: called with the EMA so far and the number of finished steps.
 
     Returns:
         The EMA module after the last step, in eval mode.
     """
-    run = _Run(model, config, save)
+    config = recipe.loop
+    run = _Run(model, recipe, save.folder)
     batches = Batches(rows, config.batch_size, config.seed)
     first = run.restore_() if save.resume else 0
     saved = shown = logged = time.monotonic()
@@ -176,11 +185,16 @@ def fit(
 class _Run:
     """The state of one run: model, EMA, optimizer, and where they are kept."""
 
-    def __init__(self, model: nn.Module, config: LoopConfig, save: SaveConfig) -> None:
-        self.model, self.config, self.folder = model.train(), config, save.folder
+    def __init__(self, model: nn.Module, recipe: Recipe, folder: Path) -> None:
+        self.model, self.config, self.folder = model.train(), recipe.loop, folder
+        self.recipe = json.loads(json.dumps(asdict(recipe)))  # type: ignore[call-overload]  # as it is read back
         self.ema = copy.deepcopy(model).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
-            model.parameters(), config.learning_rate, (0.9, 0.99), weight_decay=config.weight_decay, fused=True
+            model.parameters(),
+            self.config.learning_rate,
+            (0.9, 0.99),
+            weight_decay=self.config.weight_decay,
+            fused=True,
         )
         self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -188,20 +202,16 @@ class _Run:
     def _modules(self) -> Mapping[str, nn.Module]:
         return {"model": self.model, "ema": self.ema}
 
-    @property
-    def _recipe(self) -> dict[str, Any]:
-        return asdict(self.config)
-
     def restore_(self) -> int:
         path = self.folder / CHECKPOINT_NAME
         if not path.exists():
             return 0
-        step = load_checkpoint_(path, self._modules, self.optimizer, self._recipe)
+        step = load_checkpoint_(path, self._modules, self.optimizer, self.recipe)
         logger.info("resuming at step %d from %s", step, path)
         return step
 
     def store(self, step: int) -> None:
-        progress = {"step": step, "recipe": self._recipe}
+        progress = {"step": step, "recipe": self.recipe}
         save_checkpoint(self.folder / CHECKPOINT_NAME, self._modules, self.optimizer, progress)
 
     def log(self, step: int, loss: float, images_per_second: float) -> None:

@@ -87,7 +87,7 @@ def train_vae(recipe: VaeRecipe, data: Path, save: SaveConfig) -> AutoencoderKL:
     def loss(rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         return vae_loss(vae, to_tensor(images[rows.numpy()]), recipe, generator)
 
-    trained = fit(vae, loss, len(images), recipe.loop, save)
+    trained = fit(vae, loss, len(images), recipe, save)
     assert isinstance(trained, AutoencoderKL)
     latents = encode(trained, to_tensor(images[:10_000]))
     trained.register_to_config(scaling_factor=1.0 / float(latents.std()))
