@@ -7,15 +7,17 @@ so a reader never meets half of one; its manifest holds the sha256 of every othe
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
 
 from diff_es.errors import ArtifactError, InputError
 
@@ -26,9 +28,13 @@ _MAX_JSON_BYTES = 64 * 2**20
 
 
 def write_record(path: Path, record: object) -> None:
-    """Write a dataclass as JSON, atomically: a reader sees the old file or the new one."""
-    text = TypeAdapter(type(record)).dump_json(record, indent=2)
-    write_bytes(path, text + b"\n")
+    """Write a dataclass as JSON, atomically: a reader sees the old file or the new one.
+
+    NaN and infinities are written as `NaN` and `Infinity` (pydantic's own dump would turn them into null, which no
+    float field can read back).
+    """
+    text = json.dumps(TypeAdapter(type(record)).dump_python(record, mode="json"), indent=2, ensure_ascii=False)
+    write_bytes(path, text.encode() + b"\n")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -40,9 +46,11 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        sync(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise ArtifactError(f"Cannot write {path}: {error.strerror or error}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_record(path: Path, kind: type[T]) -> T:
@@ -55,14 +63,45 @@ def read_record(path: Path, kind: type[T]) -> T:
         raise ArtifactError(f"{path} is missing.")
     if path.stat().st_size > _MAX_JSON_BYTES:
         raise ArtifactError(f"{path} is larger than {_MAX_JSON_BYTES} bytes; it was not written by Diff-ES.")
+    content = path.read_bytes()
+    adapter = TypeAdapter(kind)
     try:
-        return TypeAdapter(kind).validate_json(path.read_bytes())
-    except InputError as error:
-        raise ArtifactError(f"{path} holds an impossible {kind.__name__}: {error}") from error
+        record = adapter.validate_json(content, strict=True)
+        _refuse_unknown(json.loads(content, object_pairs_hook=_unique), adapter.dump_python(record, mode="json"), "")
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise ArtifactError(f"{path} is no valid {kind.__name__}: {where}: {first['msg']}.") from error
+    except InputError as error:
+        raise ArtifactError(f"{path} is no valid {kind.__name__}: {error}") from error
+    return record
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build an object of a JSON text, refusing a key that occurs twice (JSON parsers would keep the last)."""
+    known = dict(pairs)
+    if len(known) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise InputError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice.")
+    return known
+
+
+def _refuse_unknown(raw: Any, kept: Any, where: str) -> None:
+    """Refuse keys that reading dropped: pydantic ignores those that a dataclass does not have.
+
+    Args:
+        raw: The JSON text as parsed.
+        kept: The record as it would be written.
+        where: Dotted path of `raw` in the file, for the message.
+    """
+    if isinstance(raw, dict) and isinstance(kept, dict):
+        for key, value in raw.items():
+            if key not in kept:
+                raise InputError(f"unknown key {where + key!r}.")
+            _refuse_unknown(value, kept[key], f"{where}{key}.")
+    elif isinstance(raw, list) and isinstance(kept, list):
+        for value, entry in zip(raw, kept, strict=True):
+            _refuse_unknown(value, entry, where)
 
 
 def sha256(path: Path) -> str:
@@ -89,8 +128,11 @@ def new_folder(path: Path) -> Iterator[Path]:
         yield temporary
         _sync_files(temporary)
         temporary.replace(path)
+        sync(path.parent)
     except OSError as error:
         raise ArtifactError(f"Cannot write {path}: {error.strerror or error}.") from error
+    except SafetensorError as error:  # a full disk inside safetensors' own writer
+        raise ArtifactError(f"Cannot write {path}: {error}.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -99,11 +141,16 @@ def _sync_files(folder: Path) -> None:
     """Push every file to the disk before the rename makes them visible."""
     for file in sorted(folder.rglob("*")):
         if file.is_file():
-            descriptor = os.open(file, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync(file)
+
+
+def sync(path: Path) -> None:
+    """Push a file's content, or a folder's list of names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @dataclass(frozen=True)
@@ -141,6 +188,8 @@ def inside(folder: Path, relative: str) -> Path:
     Raises:
         ArtifactError: the path is absolute or leaves the folder.
     """
+    if "\0" in relative or len(relative) > 255:
+        raise ArtifactError(f"{folder}: the manifest names {relative!r}, which is no path; do not trust it.")
     file = (folder / relative).resolve()
     if not file.is_relative_to(folder.resolve()) or Path(relative).is_absolute():
         raise ArtifactError(f"{folder}: the manifest names {relative!r}, which leaves the folder; do not trust it.")

@@ -37,6 +37,8 @@ class PruningSchedule:
     def __post_init__(self) -> None:
         if len(self.layer_levels) != len(self.levels):
             raise InputError(f"{len(self.levels)} stage levels but layer levels of {len(self.layer_levels)} stages.")
+        if any(not 0 <= level <= self.num_levels for level in self.levels):
+            raise InputError(f"levels={self.levels} must lie in 0…{self.num_levels}.")
         for stage, row in enumerate(self.layer_levels):
             if len(row) != len(self.layers):
                 raise InputError(f"Stage {stage} has {len(row)} layer levels for {len(self.layers)} layers.")
@@ -62,6 +64,15 @@ class Allocation:
     name: str
     layers: tuple[str, ...]
     table: tuple[tuple[Levels, ...], ...]
+
+    def __post_init__(self) -> None:
+        if not self.table or not self.table[0]:
+            raise InputError("Allocation.table is empty; it needs one row per level and stage.")
+        for stage, rows in enumerate(self.table):
+            if len(rows) != len(self.table[0]):
+                raise InputError(f"Stage {stage} has {len(rows)} levels, stage 0 has {len(self.table[0])}.")
+            if any(len(row) != len(self.layers) for row in rows):
+                raise InputError(f"Stage {stage} has a row that does not hold {len(self.layers)} layer levels.")
 
     @classmethod
     def uniform(cls, layers: Sequence[str], num_stages: int, num_levels: int) -> Allocation:

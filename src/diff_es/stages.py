@@ -64,7 +64,10 @@ class StagePlan:
                 f"num_stages={num_stages} does not fit a sampler of {steps} steps: every stage needs at least one "
                 f"step. Use 1 to {steps} stages, or more inference steps."
             )
-        stage_of_step = tuple((steps - 1 - k) * num_stages // steps for k in range(steps))
+        # Samplers of second order (Heun, PNDM) visit a timestep twice. The denoiser sees only the timestep, so both
+        # visits belong to the stage of the first.
+        first = {t: steps - 1 - k for k, t in reversed(list(enumerate(timesteps)))}
+        stage_of_step = tuple(first[t] * num_stages // steps for t in timesteps)
         uniform = tuple(num_train_timesteps * i / num_stages for i in range(num_stages + 1))
         if all(_stage_between(uniform, t) == s for t, s in zip(timesteps, stage_of_step, strict=True)):
             return cls(timesteps, stage_of_step, uniform)
@@ -75,10 +78,14 @@ class StagePlan:
         """Split the steps that `pipe`'s own scheduler takes in `num_inference_steps`; `pipe` is not touched.
 
         Raises:
-            InputError: more stages than steps, or timesteps that do not descend.
+            InputError: more stages than steps, a step count that the scheduler refuses, or timesteps that ascend.
         """
         scheduler = copy.deepcopy(pipe.scheduler)
-        scheduler.set_timesteps(num_inference_steps)
+        try:
+            scheduler.set_timesteps(num_inference_steps)
+        except ValueError as error:
+            name = type(scheduler).__name__
+            raise InputError(f"{name} refuses num_inference_steps={num_inference_steps}: {error}") from error
         timesteps = tuple(float(t) for t in scheduler.timesteps)
         if any(later > earlier for earlier, later in pairwise(timesteps)):
             raise InputError(
