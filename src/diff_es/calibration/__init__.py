@@ -1,0 +1,10 @@
+"""RUN the dense model on stage-matched inputs, KEEP statistics."""
+
+from diff_es.calibration.collect import CalibrationConfig as CalibrationConfig
+from diff_es.calibration.collect import calibrate as calibrate
+from diff_es.calibration.sources import CalibrationSource as CalibrationSource
+from diff_es.calibration.sources import DatasetSource as DatasetSource
+from diff_es.calibration.sources import SamplingSource as SamplingSource
+from diff_es.calibration.sources import record_calls as record_calls
+from diff_es.calibration.statistics import LayerStatistics as LayerStatistics
+from diff_es.calibration.store import CalibrationStats as CalibrationStats

@@ -1,0 +1,180 @@
+"""RUN the dense model on stage-matched inputs, KEEP statistics of its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from diff_es.calibration.statistics import (
+    Accumulator,
+    SecondMoment,
+    Similarity,
+    SquaredNorms,
+    Statistic,
+    bytes_needed,
+)
+from diff_es.calibration.store import CalibrationStats, shard_name
+from diff_es.denoisers import Layer, denoiser_of, spec_of
+from diff_es.errors import InputError
+from diff_es.progress import track
+from diff_es.stages import StagePlan
+from diff_es.tensors import Shard, write_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from diff_es.calibration.sources import CalibrationSource
+
+
+@dataclass(frozen=True)
+class CalibrationConfig:
+    """What is collected, and within which memory.
+
+    Attributes:
+        stages: The stages to collect for.
+        collect: Statistics to keep: "second_moment" (OBS), "input_norms" (Wanda), "similarity" (LayerDrop).
+        shared: Collect one set over all timesteps and use it for every stage (the paper does so for SDXL).
+        memory_limit: Bytes of device memory that second moments may take at once; when not all layers fit, the
+            model runs over the inputs several times.
+    """
+
+    stages: StagePlan
+    collect: tuple[Statistic, ...] = ("second_moment", "input_norms", "similarity")
+    shared: bool = False
+    memory_limit: int = 4 * 2**30
+
+    def __post_init__(self) -> None:
+        if not self.collect:
+            raise InputError("CalibrationConfig.collect is empty: name at least one statistic.")
+
+
+def calibrate(
+    pipe: Any, source: CalibrationSource, config: CalibrationConfig, folder: Path | None = None
+) -> CalibrationStats:
+    """Collect statistics of every prunable layer, per stage. The model runs as it is and is not changed.
+
+    Args:
+        pipe: A diffusers pipeline with a supported denoiser.
+        source: Gives the denoiser calls of a stage.
+        config: What to collect.
+        folder: Where to keep the statistics, one file per stage; stages whose file exists are not run again.
+            None keeps them in memory.
+
+    Raises:
+        UnsupportedModelError: no spec for the denoiser, or a state that cannot be pruned.
+        InputError: the memory limit does not hold even one layer.
+    """
+    passes = _plan_passes(_layers(pipe, config), config)
+    sets: list[Mapping[str, Tensor]] = []
+    keys = [None] if config.shared else list(range(config.stages.num_stages))
+    for index, stage in enumerate(track(keys, "Calibrating stages")):
+        path = folder / shard_name(index) if folder else None
+        if path is None or not path.exists():
+            tensors = _collect_stage(pipe, source, config, stage, passes)
+            if path is None:
+                sets.append(tensors)
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_tensors(path, tensors)
+        sets.append(Shard(path))
+    return CalibrationStats(tuple(sets), config.stages.num_stages)
+
+
+def _layers(pipe: Any, config: CalibrationConfig) -> tuple[Layer, ...]:
+    """The layers that the wanted statistics speak of."""
+    denoiser = denoiser_of(pipe)
+    spec = spec_of(denoiser)
+    width = spec.width_layers(denoiser) if {"second_moment", "input_norms"} & set(config.collect) else ()
+    return width + (spec.blocks(denoiser) if "similarity" in config.collect else ())
+
+
+def _plan_passes(layers: Sequence[Layer], config: CalibrationConfig) -> list[list[Layer]]:
+    """Cut the layers into runs whose second moments fit the memory limit together."""
+    passes: list[list[Layer]] = [[]]
+    used = 0
+    for layer in layers:
+        needed = bytes_needed(layer) if "second_moment" in config.collect and layer.kind != "block" else 0
+        if needed > config.memory_limit:
+            raise InputError(
+                f"memory_limit={config.memory_limit} bytes is too small: {layer.name} alone needs {needed} bytes."
+            )
+        if used + needed > config.memory_limit:
+            passes.append([])
+            used = 0
+        passes[-1].append(layer)
+        used += needed
+    return passes
+
+
+@torch.no_grad()
+def _collect_stage(
+    pipe: Any,
+    source: CalibrationSource,
+    config: CalibrationConfig,
+    stage: int | None,
+    passes: Sequence[Sequence[Layer]],
+) -> dict[str, Tensor]:
+    """Run one stage's calls once per pass and return all tensors, on the CPU."""
+    denoiser = denoiser_of(pipe)
+    tensors: dict[str, Tensor] = {}
+    for layers in passes:
+        with observed(denoiser, layers, config.collect) as accumulators:
+            for call in source.calls(pipe, config.stages, stage):
+                denoiser(**call)
+        for accumulator in accumulators:
+            tensors |= {name: tensor.cpu() for name, tensor in accumulator.tensors().items()}
+    return tensors
+
+
+@contextmanager
+def observed(denoiser: nn.Module, layers: Sequence[Layer], collect: Sequence[Statistic]) -> Iterator[list[Accumulator]]:
+    """Hook accumulators to the layers; every hook is gone when the block ends."""
+    accumulators: list[Accumulator] = []
+    with ExitStack() as hooks:
+        for layer in layers:
+            if layer.kind == "block":
+                accumulators.append(_watch_block(denoiser, layer, hooks))
+                continue
+            if "second_moment" in collect:
+                moment = _accumulator(denoiser, layer.output, SecondMoment, layer.name)
+                accumulators.append(_watch_input(denoiser, layer.output, moment, hooks))
+            if "input_norms" in collect:
+                for path in layer.inputs:
+                    norms = _accumulator(denoiser, path, SquaredNorms, path)
+                    accumulators.append(_watch_input(denoiser, path, norms, hooks))
+        yield accumulators
+
+
+def _accumulator(
+    denoiser: nn.Module, path: str, kind: type[SecondMoment] | type[SquaredNorms], name: str
+) -> SecondMoment | SquaredNorms:
+    weight: Tensor = denoiser.get_submodule(path).weight  # type: ignore[assignment]
+    return kind(name, weight.shape[1], weight.device)
+
+
+def _watch_input(
+    denoiser: nn.Module, path: str, accumulator: SecondMoment | SquaredNorms, hooks: ExitStack
+) -> SecondMoment | SquaredNorms:
+    def update(_: nn.Module, args: tuple[Any, ...]) -> None:
+        with torch.autocast(args[0].device.type, enabled=False):
+            accumulator.update(args[0])
+
+    hooks.callback(denoiser.get_submodule(path).register_forward_pre_hook(update).remove)
+    return accumulator
+
+
+def _watch_block(denoiser: nn.Module, layer: Layer, hooks: ExitStack) -> Similarity:
+    similarity = Similarity(layer.name)
+
+    def update(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
+        # The absent block is the one place that knows which input a block passes on.
+        skipped = layer.absent(None, *args, **kwargs)  # type: ignore[misc]
+        similarity.update(skipped, output)
+
+    hooks.callback(denoiser.get_submodule(layer.name).register_forward_hook(update, with_kwargs=True).remove)
+    return similarity

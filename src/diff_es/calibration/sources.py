@@ -1,0 +1,129 @@
+"""Where calibration inputs come from: noised images of a data set, or the dense model's own sampling runs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from diff_es.denoisers import Conditions, denoiser_of, spec_of
+from diff_es.errors import InputError
+from diff_es.sampling import Requests, SamplerConfig, sample, seeded
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from diff_es.stages import StagePlan
+
+#: Keyword arguments of one denoiser call.
+Call = dict[str, Any]
+
+
+class CalibrationSource(Protocol):
+    """Gives the denoiser calls that stand for a stage; asked twice, it gives the same calls."""
+
+    def calls(self, pipe: Any, plan: StagePlan, stage: int | None) -> Iterator[Call]:
+        """Yield the calls of one stage, or of all timesteps when `stage` is None (shared calibration)."""
+
+
+@dataclass(frozen=True)
+class DatasetSource:
+    """SNR-aware calibration (paper §3.3): clean latents, noised to a timestep drawn inside the stage.
+
+    Attributes:
+        latents: Clean latents in the units that the denoiser sees, shape (N, C, h, w).
+        conditions: Their conditions, each tensor with N rows.
+        guided: Whether each batch also holds an unconditional half, as in classifier-free guidance.
+        batch_size: Latents per call (a guided call has twice as many rows).
+        seed: Of the timesteps and the noise.
+    """
+
+    latents: Tensor
+    conditions: Conditions
+    guided: bool = True
+    batch_size: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not len(self.latents):
+            raise InputError("DatasetSource.latents is empty: calibration needs at least one image.")
+
+    def calls(self, pipe: Any, plan: StagePlan, stage: int | None) -> Iterator[Call]:
+        """Yield ceil(N / batch_size) calls with fresh noise for every latent."""
+        denoiser = denoiser_of(pipe)
+        generator = seeded(self.seed, plan.num_stages if stage is None else stage)
+        low, high = (0.0, plan.borders[-1]) if stage is None else plan.borders[stage : stage + 2]
+        for start in range(0, len(self.latents), self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            clean = self.latents[rows]
+            timesteps = low + (high - low) * torch.rand(len(clean), generator=generator, dtype=torch.float64)
+            noise = torch.randn(clean.shape, generator=generator)
+            noisy = pipe.scheduler.add_noise(clean, noise, timesteps.long())
+            conditions = {name: value[rows] for name, value in self.conditions.items()}
+            yield _call(denoiser, noisy, timesteps.long(), conditions, self.guided)
+
+
+def _call(denoiser: nn.Module, latents: Tensor, timesteps: Tensor, conditions: Conditions, guided: bool) -> Call:
+    """Assemble one call on the denoiser's device, with the unconditional half where guidance is used."""
+    spec = spec_of(denoiser)
+    parameter = next(denoiser.parameters())
+    if guided:
+        without = spec.unconditional(conditions)
+        conditions = {name: torch.cat([value, without[name]]) for name, value in conditions.items()}
+        latents, timesteps = latents.repeat(2, 1, 1, 1), timesteps.repeat(2)
+    placed = {name: value.to(parameter.device) for name, value in conditions.items()}
+    return spec.call(latents.to(parameter.device, parameter.dtype), timesteps.to(parameter.device), placed)
+
+
+@dataclass
+class SamplingSource:
+    """The inputs that the dense model meets on its own denoising trajectories; needs no data set.
+
+    Attributes:
+        requests: What to sample.
+        sampler: Steps and guidance of the runs.
+        batch_size: Images per run of the pipeline.
+    """
+
+    requests: Requests
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    batch_size: int = 64
+    _recorded: list[tuple[float, Call]] = field(default_factory=list, init=False, repr=False)
+
+    def calls(self, pipe: Any, plan: StagePlan, stage: int | None) -> Iterator[Call]:
+        """Yield the recorded calls of the stage; the first request samples them all."""
+        if not self._recorded:
+            for batch in self.requests.batches(self.batch_size):
+                self._recorded += record_calls(pipe, batch, self.sampler)
+        device = next(denoiser_of(pipe).parameters()).device
+        for timestep, call in self._recorded:
+            if stage is None or plan.stage_at(timestep) == stage:
+                yield {name: value.to(device) if torch.is_tensor(value) else value for name, value in call.items()}
+
+
+def record_calls(pipe: Any, requests: Requests, sampler: SamplerConfig) -> list[tuple[float, Call]]:
+    """Sample once and return the denoiser's calls with their timesteps (train units), kept on the CPU."""
+    denoiser = denoiser_of(pipe)
+    spec = spec_of(denoiser)
+    recorded: list[tuple[float, Call]] = []
+
+    def record(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        names = _argument_names(denoiser)
+        call = {**dict(zip(names, args, strict=False)), **kwargs}
+        kept = {name: value.cpu() if torch.is_tensor(value) else value for name, value in call.items()}
+        recorded.append((spec.timestep(args, kwargs), kept))
+
+    handle = denoiser.register_forward_pre_hook(record, with_kwargs=True)
+    try:
+        sample(pipe, requests, sampler)
+    finally:
+        handle.remove()
+    return recorded
+
+
+def _argument_names(denoiser: nn.Module) -> tuple[str, ...]:
+    """Names of the forward arguments of the denoiser's class, in order, without self."""
+    return tuple(inspect.signature(type(denoiser).forward).parameters)[1:]

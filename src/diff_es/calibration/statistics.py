@@ -1,0 +1,107 @@
+"""Streaming statistics of layer inputs, each the sum over batches of something that a pruner needs.
+
+Everything accumulates outside autocast: inside a bfloat16 autocast XᵀX would itself be computed in bfloat16, and
+the Cholesky factorisation of OBS would fail on it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diff_es.denoisers import Layer
+
+Statistic: TypeAlias = Literal["second_moment", "input_norms", "similarity"]
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """What calibration knows of one layer in one stage; None where it was not collected.
+
+    Attributes:
+        second_moment: E[x xᵀ] of the output projection's input x, shape (columns, columns), float32.
+        mean: E[x], shape (columns,), float32.
+        input_norms: For each input linear, ‖X_:,j‖₂ over all tokens, shape (columns of that linear,), float32.
+        similarity: Mean cosine similarity between a block's input and output, in [-1, 1].
+    """
+
+    second_moment: Tensor | None = None
+    mean: Tensor | None = None
+    input_norms: dict[str, Tensor] | None = None
+    similarity: float | None = None
+
+
+class Accumulator(Protocol):
+    """Takes batches, gives named tensors."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the statistic so far, keyed as it is stored."""
+
+
+class SecondMoment:
+    """H = E[x xᵀ] and E[x] of the input of one linear, summed in float64."""
+
+    def __init__(self, name: str, columns: int, device: torch.device) -> None:
+        self.name = name
+        self.products = torch.zeros(columns, columns, dtype=torch.float64, device=device)
+        self.sums = torch.zeros(columns, dtype=torch.float64, device=device)
+        self.count = 0
+
+    def update(self, x: Tensor) -> None:
+        """Add a batch of inputs, shape (..., columns)."""
+        rows = x.reshape(-1, x.shape[-1]).float()
+        self.products += rows.T @ rows
+        self.sums += rows.sum(dim=0)
+        self.count += len(rows)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the second moment and the mean."""
+        return {
+            f"{self.name}/second_moment": (self.products / self.count).float(),
+            f"{self.name}/mean": (self.sums / self.count).float(),
+        }
+
+
+class SquaredNorms:
+    """‖X_:,j‖₂ of the input of one linear (eq. 6)."""
+
+    def __init__(self, name: str, columns: int, device: torch.device) -> None:
+        self.name = name
+        self.squares = torch.zeros(columns, dtype=torch.float64, device=device)
+
+    def update(self, x: Tensor) -> None:
+        """Add a batch of inputs, shape (..., columns)."""
+        self.squares += x.reshape(-1, x.shape[-1]).float().square().sum(dim=0)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the column norms."""
+        return {f"{self.name}/input_norms": self.squares.sqrt().float()}
+
+
+class Similarity:
+    """Mean cosine similarity between a block's input and output (eq. 5), one value per sample, then averaged."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.total = 0.0
+        self.count = 0
+
+    def update(self, x: Tensor, y: Tensor) -> None:
+        """Add a batch of inputs and outputs, both (N, tokens, width)."""
+        cosines = F.cosine_similarity(x.flatten(1).double(), y.flatten(1).double(), dim=1)
+        self.total += float(cosines.sum())
+        self.count += len(cosines)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the mean similarity as a tensor of one element."""
+        return {f"{self.name}/similarity": torch.tensor([self.total / self.count])}
+
+
+def bytes_needed(layer: Layer) -> int:
+    """Return the device memory that the second moment of a layer takes while it accumulates."""
+    columns = layer.num_groups * layer.group_size
+    return 8 * columns * (columns + 1)

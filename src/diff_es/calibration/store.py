@@ -1,0 +1,61 @@
+"""Calibration statistics as the pruners read them: one set per stage, or one for all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diff_es.calibration.statistics import LayerStatistics
+from diff_es.errors import InputError
+from diff_es.tensors import Shard
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diff_es.denoisers import Layer
+
+
+def shard_name(index: int) -> str:
+    """File name of one set of statistics."""
+    return f"stage-{index:02d}.safetensors"
+
+
+@dataclass(frozen=True)
+class CalibrationStats:
+    """Statistics of all stages.
+
+    Attributes:
+        sets: One mapping of named tensors per stage, or a single one that serves all (shared calibration).
+        num_stages: Number of stages.
+    """
+
+    sets: tuple[Mapping[str, Tensor], ...]
+    num_stages: int
+
+    def __post_init__(self) -> None:
+        if len(self.sets) not in (1, self.num_stages):
+            raise InputError(f"{len(self.sets)} sets of statistics for {self.num_stages} stages.")
+
+    @classmethod
+    def open(cls, folder: Path, num_stages: int, *, shared: bool) -> CalibrationStats:
+        """Open statistics written by `calibrate`; tensors are read when asked for."""
+        return cls(tuple(Shard(folder / shard_name(i)) for i in range(1 if shared else num_stages)), num_stages)
+
+    @property
+    def shared(self) -> bool:
+        """Whether one set serves every stage."""
+        return len(self.sets) == 1 < self.num_stages
+
+    def of(self, stage: int, layer: Layer) -> LayerStatistics:
+        """Return what was collected for one layer in one stage."""
+        tensors = self.sets[0 if len(self.sets) == 1 else stage]
+        norms = {path: tensors[f"{path}/input_norms"] for path in layer.inputs if f"{path}/input_norms" in tensors}
+        similarity = tensors.get(f"{layer.name}/similarity")
+        return LayerStatistics(
+            second_moment=tensors.get(f"{layer.name}/second_moment"),
+            mean=tensors.get(f"{layer.name}/mean"),
+            input_norms=norms or None,
+            similarity=None if similarity is None else float(similarity),
+        )

@@ -1,0 +1,71 @@
+"""WHAT is prunable: one file per architecture, found by the class of the denoiser."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from diff_es.denoisers import dit
+from diff_es.denoisers.fingerprint import Fingerprint as Fingerprint
+from diff_es.denoisers.fingerprint import fingerprint as fingerprint
+from diff_es.denoisers.spec import Conditions as Conditions
+from diff_es.denoisers.spec import DenoiserSpec as DenoiserSpec
+from diff_es.denoisers.spec import Layer as Layer
+from diff_es.errors import UnsupportedModelError
+from diff_es.registry import Registry, suggest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+specs: Registry[DenoiserSpec] = Registry("denoiser")
+for _spec in (dit.SPEC,):
+    specs.register(_spec.architecture, _spec)
+
+
+def denoiser_of(pipe: Any) -> nn.Module:
+    """Return the denoiser of a diffusers pipeline.
+
+    Raises:
+        UnsupportedModelError: the pipeline has none, or one that cannot be pruned in its present state.
+    """
+    for name in ("transformer", "unet"):
+        denoiser: nn.Module | None = getattr(pipe, name, None)
+        if denoiser is not None:
+            spec_of(denoiser)
+            _refuse_altered(denoiser)
+            return denoiser
+    raise UnsupportedModelError(f"{type(pipe).__name__} has no denoiser: neither `transformer` nor `unet`.")
+
+
+def spec_of(denoiser: nn.Module) -> DenoiserSpec:
+    """Return the spec of a denoiser.
+
+    Raises:
+        UnsupportedModelError: no spec for its class; the message says how to add one.
+    """
+    name = type(denoiser).__name__
+    if name not in specs:
+        raise UnsupportedModelError(
+            f"The denoiser {name} is not supported: {suggest(name, specs)} "
+            "To add it, register a DenoiserSpec in diff_es.denoisers.specs."
+        )
+    return specs[name]
+
+
+def _refuse_altered(denoiser: nn.Module) -> None:
+    """Refuse states whose linears are not the plain ones that a spec describes."""
+    layers = spec_of(denoiser).width_layers(denoiser)
+    for path in (path for layer in layers for path in (*layer.inputs, layer.output)):
+        kind = type(denoiser.get_submodule(path))
+        if kind.__module__ != "torch.nn.modules.linear":
+            raise UnsupportedModelError(
+                f"{path} is a {kind.__module__}.{kind.__name__}, not a plain linear: fuse LoRA layers and prune "
+                "before quantising."
+            )
+        if next(denoiser.get_submodule(path).parameters()).is_meta:
+            raise UnsupportedModelError(
+                f"{path} has no weights in memory (sequential offload?): load the pipeline plainly, or use "
+                "enable_model_cpu_offload()."
+            )
+    for name, module in denoiser.named_modules():
+        if getattr(module, "fused_projections", False):
+            raise UnsupportedModelError(f"{name} has fused q, k, v: call unfuse_qkv_projections() first.")

@@ -1,0 +1,111 @@
+"""One way to run a pipeline: per-image seeds, so that an image does not depend on what else is in its batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from diff_es.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How images are sampled.
+
+    Attributes:
+        num_inference_steps: Steps of the pipeline's own scheduler, at least 1.
+        guidance_scale: Classifier-free guidance; 1 or less means none.
+    """
+
+    num_inference_steps: int = 20
+    guidance_scale: float = 4.0
+
+    def __post_init__(self) -> None:
+        if self.num_inference_steps < 1:
+            raise InputError(f"num_inference_steps={self.num_inference_steps} must be at least 1.")
+
+    @property
+    def guided(self) -> bool:
+        """Whether the denoiser sees a conditional and an unconditional half."""
+        return self.guidance_scale > 1
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Images to sample: one class label and one seed each."""
+
+    labels: tuple[int, ...]
+    seeds: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.labels or len(self.labels) != len(self.seeds):
+            raise InputError(f"{len(self.labels)} labels for {len(self.seeds)} seeds; both need one per image.")
+
+    @classmethod
+    def cycle(cls, labels: Sequence[int], count: int, first_seed: int) -> Requests:
+        """Make `count` requests that go round the labels, with consecutive seeds from `first_seed`."""
+        chosen = tuple(labels[i % len(labels)] for i in range(count))
+        return cls(chosen, tuple(range(first_seed, first_seed + count)))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(self, size: int) -> Iterator[Requests]:
+        """Cut into consecutive batches of at most `size`."""
+        for start in range(0, len(self), size):
+            yield Requests(self.labels[start : start + size], self.seeds[start : start + size])
+
+
+def class_labels(pipe: Any) -> tuple[int, ...]:
+    """Return the class labels that a class-conditional pipeline knows, ascending."""
+    if pipe.labels:
+        return tuple(sorted(set(pipe.labels.values())))
+    return tuple(range(pipe.transformer.config.num_embeds_ada_norm))
+
+
+def seeded(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Return a generator whose stream belongs to this key alone (all entries ≥ 0)."""
+    seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+    return torch.Generator(device).manual_seed(seed)
+
+
+@torch.no_grad()
+def sample(pipe: Any, requests: Requests, sampler: SamplerConfig) -> Tensor:
+    """Run the pipeline once on all requests.
+
+    Initial latents come from one CPU generator per image. A scheduler that draws from the global generator (as
+    DiTPipeline makes stochastic ones do) is given one seeded by the first request, and the global one is left alone.
+
+    Returns:
+        Images, shape (N, 3, height, width), float32 in [0, 1], on the CPU.
+    """
+    generators = [seeded(seed) for seed in requests.seeds]
+    with torch.random.fork_rng(), quiet(pipe):
+        torch.manual_seed(requests.seeds[0])
+        images = pipe(
+            class_labels=list(requests.labels),
+            generator=generators,
+            num_inference_steps=sampler.num_inference_steps,
+            guidance_scale=sampler.guidance_scale,
+            output_type="pt",
+        ).images
+    return images.float().cpu()  # type: ignore[no-any-return]
+
+
+@contextmanager
+def quiet(pipe: Any) -> Iterator[None]:
+    """Turn the pipeline's own progress bar off for a while."""
+    before = dict(getattr(pipe, "_progress_bar_config", {}))
+    pipe.set_progress_bar_config(**{**before, "disable": True})
+    try:
+        yield
+    finally:
+        pipe.set_progress_bar_config(**before)
