@@ -196,3 +196,12 @@ class ScheduleSpace:
             low, high = (middle, high) if spent < self.required else (low, middle)
         # Bisection ends a hair beside whole numbers; 9 decimals keep int() from flooring 4.0 to 3.
         return [round(level, 9) for level in clipped(high)]
+
+
+def groups_removed(num_groups: int, num_levels: int) -> tuple[int, ...]:
+    """How many of a layer's groups are gone at each level 0…H: ℓ/H of them, halves rounded up.
+
+    With 8 heads and H = 16, levels 1 and 2 remove one head, 3 and 4 two, and so on; with H = 8 every level removes
+    one. Level H removes all.
+    """
+    return tuple((2 * level * num_groups + num_levels) // (2 * num_levels) for level in range(num_levels + 1))

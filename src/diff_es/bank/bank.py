@@ -1,0 +1,172 @@
+"""KEEP the nested pruned weights of every stage, layer and level; read them lazily.
+
+A bank holds, per stage and layer, the order in which groups leave and, for pruners that compensate, the output
+projection at every level (kept columns only). Level 0 holds nothing: it is the dense model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from diff_es.artifacts import MANIFEST, FileEntry, check_files, read_record, write_record
+from diff_es.bank.thin import ThinLayer
+from diff_es.denoisers import Fingerprint, Layer
+from diff_es.errors import ArtifactError, InputError
+from diff_es.schedule import Allocation, Levels, ScheduleSpace, groups_removed
+from diff_es.stages import StagePlan
+from diff_es.tensors import Shard
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = 1
+#: Key of the order in which whole blocks leave.
+BLOCK_ORDER = "blocks/order"
+
+
+@dataclass(frozen=True)
+class BankInfo:
+    """The manifest of a bank.
+
+    Attributes:
+        format: Version of the folder's format.
+        fingerprint: The dense denoiser.
+        method: Name of the pruner.
+        depth: Whether whole blocks are dropped.
+        num_levels: H.
+        plan: The stages.
+        layers: Names of the layers, in the order of the denoiser.
+        shared: Whether one set of weights serves all stages.
+        settings: What else the weights depend on (damping, intercept, calibration).
+        versions: Package versions.
+        files: Every file of the folder, with its sha256.
+    """
+
+    format: int
+    fingerprint: Fingerprint
+    method: str
+    depth: bool
+    num_levels: int
+    plan: StagePlan
+    layers: tuple[str, ...]
+    shared: bool
+    settings: dict[str, float | int | bool | str]
+    versions: dict[str, str]
+    files: tuple[FileEntry, ...] = ()
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Pruned weights of all stages, layers and levels of one denoiser.
+
+    Attributes:
+        info: The manifest.
+        shards: One mapping of named tensors per stage, or a single one that serves all.
+    """
+
+    info: BankInfo
+    shards: tuple[Mapping[str, Tensor], ...]
+
+    @classmethod
+    def open(cls, folder: Path) -> Bank:
+        """Open a bank on disk; every file is checked, tensors are read when asked for.
+
+        Raises:
+            ArtifactError: not a complete bank, of a newer format, or damaged.
+        """
+        info = read_record(folder / MANIFEST, BankInfo)
+        if info.format > FORMAT:
+            raise ArtifactError(
+                f"{folder} has format {info.format}; this version reads up to {FORMAT}: upgrade diff-es."
+            )
+        check_files(folder, info.files)
+        count = 1 if info.shared else info.plan.num_stages
+        return cls(info, tuple(Shard(folder / shard_name(index)) for index in range(count)))
+
+    @property
+    def plan(self) -> StagePlan:
+        """The stages."""
+        return self.info.plan
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """The dense denoiser."""
+        return self.info.fingerprint
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers, in the order of the denoiser."""
+        return self.info.layers
+
+    @property
+    def depth(self) -> bool:
+        """Whether the layers are whole blocks."""
+        return self.info.depth
+
+    def space(self, sparsity: float, max_levels: Levels | None = None) -> ScheduleSpace:
+        """Return the schedules that remove `sparsity` (0 to 1) of the prunable groups over a denoising run.
+
+        Args:
+            sparsity: The budget.
+            max_levels: Highest level per stage; H everywhere by default.
+        """
+        caps = max_levels or (self.info.num_levels,) * self.plan.num_stages
+        return ScheduleSpace(self.plan.steps_per_stage, self.info.num_levels, sparsity, caps)
+
+    def uniform_allocation(self) -> Allocation:
+        """Return the paper's allocation.
+
+        Width: every layer of a stage at the stage's level. Depth: level ℓ drops the ℓ/H of the blocks that come
+        first in the stage's order.
+        """
+        stages, levels = self.plan.num_stages, self.info.num_levels
+        if not self.depth:
+            return Allocation.uniform(self.layers, stages, levels)
+        table = tuple(_dropped(self._shard(stage)[BLOCK_ORDER].tolist(), levels) for stage in range(stages))
+        return Allocation("uniform", self.layers, table)
+
+    def thin(self, stage: int, layer: Layer, level: int) -> ThinLayer:
+        """Return the layer at a level in 1…H of a stage."""
+        if not 0 < level <= self.info.num_levels:
+            raise InputError(f"level={level} must lie in 1…{self.info.num_levels}.")
+        if layer.kind == "block":
+            return ThinLayer(torch.empty(0, dtype=torch.int64))
+        shard = self._shard(stage)
+        removed = groups_removed(layer.num_groups, self.info.num_levels)[level]
+        kept = shard[f"{layer.name}/order"][removed:].sort().values
+        key = level_key(layer.name, level)
+        return ThinLayer(kept, shard.get(f"{key}/weight"), shard.get(f"{key}/bias"))
+
+    def _shard(self, stage: int) -> Mapping[str, Tensor]:
+        return self.shards[0 if self.info.shared else stage]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Bank:
+        """A bank never changes: copies of a routed model share it."""
+        return self
+
+
+def shard_name(index: int) -> str:
+    """File name of one stage's weights."""
+    return f"stage-{index:02d}.safetensors"
+
+
+def level_key(layer: str, level: int) -> str:
+    """Common part of the names of a layer's tensors at one level."""
+    return f"{layer}/level-{level:03d}"
+
+
+def write_manifest(folder: Path, info: BankInfo) -> None:
+    """Write the manifest, the last file of a bank: its presence says that the bank is complete."""
+    write_record(folder / MANIFEST, info)
+
+
+def _dropped(order: list[int], num_levels: int) -> tuple[Levels, ...]:
+    """Block levels (0 or H) for every stage level."""
+    counts = groups_removed(len(order), num_levels)
+    gone = [set(order[:count]) for count in counts]
+    return tuple(tuple(num_levels if block in out else 0 for block in range(len(order))) for out in gone)

@@ -1,0 +1,50 @@
+"""What the router asks of whoever holds pruned weights: a bank (all levels) or an artefact (one schedule)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diff_es.denoisers import Fingerprint, Layer
+    from diff_es.stages import StagePlan
+
+
+@dataclass(frozen=True)
+class ThinLayer:
+    """What is left of one layer in one stage.
+
+    Attributes:
+        kept: Ascending indices of the groups that stay, int64.
+        weight: Compensated output projection, shape (rows, kept columns); None where the dense columns are used.
+        bias: Its bias, shape (rows,); None where the dense bias is used.
+    """
+
+    kept: Tensor
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+
+
+class ThinSource(Protocol):
+    """Gives thin layers of one dense model."""
+
+    @property
+    def plan(self) -> StagePlan:
+        """The stages."""
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """The dense denoiser that the thin layers belong to."""
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers, in the order of the denoiser."""
+
+    @property
+    def depth(self) -> bool:
+        """Whether the layers are whole blocks (LayerDrop)."""
+
+    def thin(self, stage: int, layer: Layer, level: int) -> ThinLayer:
+        """Return the layer at a level ≥ 1 of a stage."""

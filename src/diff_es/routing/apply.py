@@ -1,0 +1,126 @@
+"""Install and remove the router: `apply_`, `remove_`, and the context manager `routed`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import MethodType
+from typing import TYPE_CHECKING, Any
+
+from diff_es.denoisers import denoiser_of, fingerprint
+from diff_es.errors import UnsupportedModelError
+from diff_es.routing.router import Mode, Router
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from diff_es.bank import ThinSource
+    from diff_es.schedule import PruningSchedule
+
+_ROUTER = "_diff_es_router"
+_HANDLES = "_diff_es_handles"
+
+
+def apply_(
+    pipe: Any, source: ThinSource, schedule: PruningSchedule, *, mode: Mode = "resident", cache_bytes: int = 0
+) -> Router:
+    """Route the pipeline's denoiser by a schedule; the denoiser is modified in place.
+
+    Args:
+        pipe: A diffusers pipeline whose denoiser is dense.
+        source: The bank, or a loaded artefact, that holds the pruned weights of this very model.
+        schedule: What to run.
+        mode: "resident" keeps the thin weights of all stages on the device; "gather" cuts them out of the dense
+            backbone at each stage switch, for less memory.
+        cache_bytes: Bytes of thin layers to keep for schedules to come (a search sets many).
+
+    Raises:
+        UnsupportedModelError: the model is routed already, or is not the one that the weights belong to.
+        InputError: the schedule does not fit the weights.
+    """
+    denoiser = denoiser_of(pipe)
+    if is_routed(pipe):
+        raise UnsupportedModelError("The denoiser is routed already: call diff_es.remove_(pipe) first.")
+    check_model(denoiser, source)
+    router = Router(denoiser, source, mode, cache_bytes)
+    router.set_schedule(schedule)
+    handles = (
+        denoiser.register_forward_pre_hook(_on_call, with_kwargs=True, prepend=True),
+        denoiser.register_state_dict_pre_hook(_on_save),  # type: ignore[no-untyped-call]
+        denoiser.register_load_state_dict_pre_hook(_on_load),  # type: ignore[no-untyped-call]
+    )
+    vars(denoiser).update({_ROUTER: router, _HANDLES: handles, "_apply": MethodType(_convert, denoiser)})
+    return router
+
+
+def remove_(pipe: Any) -> None:
+    """Restore the dense denoiser: the very same tensors as before `apply_`.
+
+    Raises:
+        UnsupportedModelError: the model is not routed.
+    """
+    denoiser = denoiser_of(pipe)
+    if not is_routed(pipe):
+        raise UnsupportedModelError("The denoiser is not routed; there is nothing to remove.")
+    vars(denoiser)[_ROUTER].point_at(None)
+    for handle in vars(denoiser)[_HANDLES]:
+        handle.remove()
+    for name in (_ROUTER, _HANDLES, "_apply"):
+        del vars(denoiser)[name]
+
+
+@contextmanager
+def routed(pipe: Any, source: ThinSource, schedule: PruningSchedule, *, mode: Mode = "resident") -> Iterator[Router]:
+    """Route the pipeline within a block; the dense model is back afterwards, also after an exception."""
+    router = apply_(pipe, source, schedule, mode=mode)
+    try:
+        yield router
+    finally:
+        remove_(pipe)
+
+
+def is_routed(pipe: Any) -> bool:
+    """Whether the pipeline's denoiser carries a router."""
+    return _ROUTER in vars(denoiser_of(pipe))
+
+
+def check_model(denoiser: nn.Module, source: ThinSource) -> None:
+    """Check that pruned weights belong to this denoiser.
+
+    Raises:
+        UnsupportedModelError: another model, or the same one in another data type.
+    """
+    found = fingerprint(denoiser)
+    if found == source.fingerprint:
+        return
+    hint = "load the model that was pruned"
+    if (found.architecture, found.dtype) != (source.fingerprint.architecture, source.fingerprint.dtype):
+        hint += f" with torch_dtype={source.fingerprint.dtype} (it may be moved to another dtype once routed)"
+    raise UnsupportedModelError(
+        f"The pruned weights belong to another model: made for {source.fingerprint.describe()}, "
+        f"given {found.describe()}; {hint}."
+    )
+
+
+def _on_call(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    vars(module)[_ROUTER].on_call(args, kwargs)
+
+
+def _on_save(module: nn.Module, *_: Any) -> None:
+    """A state dict of one stage's shapes could not be loaded by anyone: save the dense weights."""
+    vars(module)[_ROUTER].point_at(None)
+
+
+def _on_load(*_: Any) -> None:
+    raise UnsupportedModelError("Loading weights into a routed denoiser would mix models: call remove_(pipe) first.")
+
+
+def _convert(self: nn.Module, function: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+    """Stand in for nn.Module._apply: move the parked weights along with the attached ones."""
+    router: Router = vars(self)[_ROUTER]
+    stage = router.stage
+    router.point_at(None)
+    type(self)._apply(self, function, recurse)  # type: ignore[no-untyped-call]
+    router.convert(function)
+    router.point_at(stage)
+    return self

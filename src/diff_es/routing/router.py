@@ -1,0 +1,182 @@
+"""USE stage weights at inference: one hook on the denoiser finds the stage and points the layers at its weights.
+
+The router lives on the denoiser and is reached through module-level functions, never through closures: a deep copy
+of a routed model then has a router of its own instead of steering the original. It is a plain forward pre-hook of
+PyTorch, which CPU offload in either order leaves alone, and which stays outside the graph of a compiled model.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import torch
+from torch import nn
+
+from diff_es.denoisers import spec_of
+from diff_es.errors import InputError
+from diff_es.routing.slots import Slot, Value, dense_parameters, layer_slots, layer_values
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diff_es.bank import ThinSource
+    from diff_es.denoisers import Layer
+    from diff_es.schedule import Levels, PruningSchedule
+
+#: "resident": the thin weights of all stages stay on the device. "gather": only the running stage's, cut out of the
+#: dense backbone at a stage switch.
+Mode: TypeAlias = Literal["resident", "gather"]
+
+#: Thin layers kept beyond the present schedule, for a search that comes back to them.
+DEFAULT_CACHE_BYTES = 2 * 2**30
+
+
+class Router:
+    """Points the layers of one denoiser at the weights of the stage that runs."""
+
+    def __init__(self, denoiser: nn.Module, source: ThinSource, mode: Mode = "resident", cache_bytes: int = 0) -> None:
+        """Prepare the slots; nothing is changed until `point_at`.
+
+        Args:
+            denoiser: The dense model.
+            source: Gives thin layers.
+            mode: Where the stages' weights live.
+            cache_bytes: Bytes of thin layers to keep beyond the present schedule (resident mode).
+        """
+        self.source = source
+        self.mode = mode
+        self.stage: int | None = None
+        self.spec = spec_of(denoiser)
+        self.layers: tuple[Layer, ...] = self.spec.layers(denoiser, blocks=source.depth)
+        self._denoiser = denoiser
+        self._slots: tuple[tuple[Slot, ...], ...] = tuple(layer_slots(denoiser, layer) for layer in self.layers)
+        self._dense: tuple[tuple[Any, ...], ...] = ()
+        self._remember_dense()
+        self._schedule: PruningSchedule | None = None
+        self._cache = _ThinCache(cache_bytes)
+
+    def set_schedule(self, schedule: PruningSchedule) -> None:
+        """Route by another schedule from the next denoiser call on.
+
+        Raises:
+            InputError: a schedule of other layers or another number of stages.
+        """
+        if schedule.layers != self.source.layers:
+            raise InputError("The schedule names other layers than the weights; it belongs to another bank.")
+        if schedule.num_stages != self.source.plan.num_stages:
+            raise InputError(
+                f"The schedule has {schedule.num_stages} stages, the weights {self.source.plan.num_stages}."
+            )
+        self.point_at(None)
+        self._schedule = schedule
+        self._cache.pin({key for stage, row in enumerate(schedule.layer_levels) for key in _keys(stage, row)})
+        if self.mode == "resident":
+            for stage, row in enumerate(schedule.layer_levels):
+                for key in _keys(stage, row):
+                    self._values(key)
+
+    def on_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Point at the stage of this denoiser call."""
+        stage = self.source.plan.stage_at(self.spec.timestep(args, kwargs))
+        if stage != self.stage:
+            self.point_at(stage)
+
+    def point_at(self, stage: int | None) -> None:
+        """Point every layer at the weights of a stage, or at the dense ones (None)."""
+        row: Levels = (0,) * len(self.layers) if stage is None else self._levels(stage)
+        if self.mode == "gather":
+            # Cutting needs the dense rows in place, and dropping the old stage first keeps the peak low.
+            self._fill(None, (0,) * len(self.layers))
+        self._fill(stage, row)
+        self.stage = stage
+
+    def convert(self, function: Callable[[Tensor], Tensor]) -> None:
+        """Apply to the parked weights what was just applied to the dense ones (`.to`, `.half`, offload)."""
+        self._remember_dense()
+        self._cache.convert(function)
+
+    def _levels(self, stage: int) -> Levels:
+        assert self._schedule is not None
+        return self._schedule.layer_levels[stage]
+
+    def _fill(self, stage: int | None, row: Levels) -> None:
+        for index, level in enumerate(row):
+            dense = self._dense[index]
+            values: tuple[Value, ...] | None = None
+            if stage is not None and level > 0:
+                values = self._values((stage, index, level))
+            for position, slot in enumerate(self._slots[index]):
+                value = None if values is None else values[position]
+                slot.write(dense[position] if value is None else value)
+
+    def _values(self, key: _Key) -> tuple[Value, ...]:
+        values = self._cache.get(key)
+        if values is None:
+            stage, index, level = key
+            layer = self.layers[index]
+            thin = self.source.thin(stage, layer, level)
+            values = layer_values(self._denoiser, layer, self._dense_parameters(index), thin)
+            if self.mode == "resident":
+                self._cache.put(key, values)
+        return values
+
+    def _dense_parameters(self, index: int) -> dict[str, Tensor]:
+        """The layer's dense parameters, wherever the slots point at present."""
+        names = dense_parameters(self._denoiser, self.layers[index])
+        parked = [v for v, slot in zip(self._dense[index], self._slots[index], strict=True) if slot.kind == "parameter"]
+        return dict(zip(names, parked, strict=True))
+
+    def _remember_dense(self) -> None:
+        """Read the dense values; the model must be pointing at them."""
+        self._dense = tuple(tuple(slot.read() for slot in slots) for slots in self._slots)
+
+
+#: (stage, index of the layer, level)
+_Key: TypeAlias = tuple[int, int, int]
+
+
+def _keys(stage: int, row: Levels) -> list[_Key]:
+    return [(stage, index, level) for index, level in enumerate(row) if level > 0]
+
+
+class _ThinCache:
+    """Values of thin layers: those of the present schedule always, older ones while the byte limit allows."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._entries: OrderedDict[_Key, tuple[Value, ...]] = OrderedDict()
+        self._bytes = 0
+        self._pinned: set[_Key] = set()
+
+    def get(self, key: _Key) -> tuple[Value, ...] | None:
+        if key in self._entries:
+            self._entries.move_to_end(key)
+        return self._entries.get(key)
+
+    def put(self, key: _Key, values: tuple[Value, ...]) -> None:
+        self._entries[key] = values
+        self._bytes += _size(values)
+        self._evict()
+
+    def pin(self, keys: set[_Key]) -> None:
+        self._pinned = keys
+        self._evict()
+
+    def convert(self, function: Callable[[Tensor], Tensor]) -> None:
+        for values in self._entries.values():
+            for value in values:
+                if isinstance(value, nn.Parameter):
+                    with torch.no_grad():
+                        value.data = function(value.data)
+
+    def _evict(self) -> None:
+        for key in [key for key in self._entries if key not in self._pinned]:
+            if self._bytes <= self._limit:
+                return
+            self._bytes -= _size(self._entries.pop(key))
+
+
+def _size(values: tuple[Value, ...]) -> int:
+    return sum(value.numel() * value.element_size() for value in values if isinstance(value, nn.Parameter))
