@@ -1,0 +1,151 @@
+"""Time the OBS solver against the plain column-by-column loop; the last line printed is one JSON object.
+
+python benchmarks/obs_solver.py                                      # 256 x 1024, compared with the plain loop
+python benchmarks/obs_solver.py --rows 1152 --columns 4608 --plain-removals 8   # DiT-XL's FFN, plain loop extrapolated
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diff_es.pruning import ObsConfig, ObsTrajectory, obs_trajectory, removals
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "pruning"))
+from plain_obs import plain_obs
+
+
+def correlated_layer(rows: int, columns: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random weight and the second moment of correlated inputs of unequal scale, float64."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(rows, columns, generator=generator, dtype=torch.float64)
+    mixing = torch.eye(columns) + torch.randn(columns, columns, generator=generator) / columns**0.5
+    scales = torch.exp(0.5 * torch.randn(columns, generator=generator))
+    inputs = (torch.randn(2 * columns, columns, generator=generator) @ mixing) * scales
+    return weight, (inputs.T @ inputs).double() / len(inputs)
+
+
+def timed(function: Any, *args: Any, **kwargs: Any) -> tuple[float, Any]:
+    start = time.perf_counter()
+    result = function(*args, **kwargs)
+    return time.perf_counter() - start, result
+
+
+def compare(args: argparse.Namespace, weight: torch.Tensor, hessian: torch.Tensor) -> dict[str, Any]:
+    """Alternate both solvers over the levels below the last (level 16 keeps nothing)."""
+    counts = removals(args.columns, args.levels)[:-1]
+    config = ObsConfig(block_size=args.block_size)
+    ours_seconds, plain_seconds = [], []
+    for repeat in range(args.repeats):
+        seconds, ours = timed(
+            obs_trajectory, weight, hessian, group_size=1, removals=counts, config=config, name="layer"
+        )
+        ours_seconds.append(seconds)
+        if repeat < args.plain_repeats:
+            seconds, plain = timed(plain_obs, weight, hessian, counts, config.damping)
+            plain_seconds.append(seconds)
+    ours_median, plain_median = statistics.median(ours_seconds), statistics.median(plain_seconds)
+    return {
+        "speedup_vs_plain": round(plain_median / ours_median, 1),
+        **agreement(ours, plain, weight),
+        "seconds": round(ours_median, 4),
+        "seconds_plain": round(plain_median, 4),
+        "seconds_all": [round(value, 4) for value in ours_seconds],
+        "seconds_plain_all": [round(value, 4) for value in plain_seconds],
+        "plain": "measured in full",
+    }
+
+
+def agreement(
+    ours: ObsTrajectory, plain: tuple[list[int], list[torch.Tensor], list[torch.Tensor]], weight: torch.Tensor
+) -> dict[str, Any]:
+    """Kept sets and weights of both solvers, level by level."""
+    _, plain_kept, plain_weights = plain
+    equal = [torch.equal(level.kept, kept) for level, kept in zip(ours.levels, plain_kept, strict=True)]
+    errors = [
+        float((level.weight - plain_weight[:, level.kept]).abs().max())
+        for level, plain_weight in zip(ours.levels, plain_weights, strict=True)
+    ]
+    return {
+        "kept_sets_equal": all(equal),
+        "levels_compared": len(equal),
+        "max_weight_error": max(errors) / float(weight.abs().max()),
+    }
+
+
+def extrapolate(args: argparse.Namespace, weight: torch.Tensor, hessian: torch.Tensor) -> dict[str, Any]:
+    """Full run of our solver; the plain loop only for its first removals, whose cost never changes."""
+    counts = removals(args.columns, args.levels)[:-1]
+    config = ObsConfig(block_size=args.block_size)
+    run = {"group_size": 1, "config": config, "name": "layer"}
+    ours_seconds = [timed(obs_trajectory, weight, hessian, removals=counts, **run)[0] for _ in range(args.repeats)]
+    base, _ = timed(plain_obs, weight, hessian, (0,), config.damping)
+    some, plain = timed(plain_obs, weight, hessian, (0, args.plain_removals), config.damping)
+    per_removal = (some - base) / args.plain_removals
+    plain_seconds = base + per_removal * counts[-1]
+    ours = statistics.median(ours_seconds)
+    head = obs_trajectory(weight, hessian, removals=(0, args.plain_removals), **run)
+    return {
+        "speedup_vs_plain": round(plain_seconds / ours, 1),
+        **agreement(head, plain, weight),
+        "seconds": round(ours, 4),
+        "seconds_plain": round(plain_seconds, 1),
+        "seconds_all": [round(value, 4) for value in ours_seconds],
+        "plain": f"extrapolated from {args.plain_removals} removals",
+    }
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=256)
+    parser.add_argument("--columns", type=int, default=1024)
+    parser.add_argument("--levels", type=int, default=16, help="the last level, which keeps nothing, is left out")
+    parser.add_argument("--repeats", type=int, default=5, help="runs of our solver; the median counts")
+    parser.add_argument("--plain-repeats", type=int, default=2, help="runs of the plain loop, alternating with ours")
+    parser.add_argument(
+        "--plain-removals", type=int, default=0, help="above 0: extrapolate the plain loop from so many"
+    )
+    parser.add_argument("--block-size", type=int, default=ObsConfig.block_size)
+    parser.add_argument("--threads", type=int, default=0, help="above 0: threads of torch")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="also write the JSON object to this file")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    weight, hessian = correlated_layer(args.rows, args.columns, args.seed)
+    result = extrapolate(args, weight, hessian) if args.plain_removals else compare(args, weight, hessian)
+    result |= {
+        "rows": args.rows,
+        "columns": args.columns,
+        "levels": args.levels,
+        "block_size": args.block_size,
+        "dtype": "float64",
+        "seed": args.seed,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "device": f"cpu ({platform.machine()})",
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+    for key, value in result.items():
+        print(f"{key:>18}: {value}")
+    line = json.dumps(result)
+    if args.json:
+        args.json.write_text(line + "\n", encoding="utf-8")
+    print(line)
+
+
+if __name__ == "__main__":
+    main()

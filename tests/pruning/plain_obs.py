@@ -1,0 +1,54 @@
+"""The plain OBS loop: the oracle of the blocked solver, and what `benchmarks/obs_solver.py` compares it with.
+
+Deliberately ordinary: score every column, remove the best, update all of W and all of H^-1, repeat.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def plain_obs(
+    weight: torch.Tensor, hessian: torch.Tensor, removals: Sequence[int], damping: float
+) -> tuple[list[int], list[torch.Tensor], list[torch.Tensor]]:
+    """Column-by-column OBS in float64.
+
+    Args:
+        weight: (rows, columns).
+        hessian: (columns, columns), no zero on the diagonal.
+        removals: Cumulative number of columns removed at each level.
+        damping: Share of the mean diagonal.
+
+    Returns:
+        Removal order, and per level the kept columns and the weight, (rows, columns) with removed columns zero.
+    """
+    columns = hessian.shape[0]
+    w = weight.double().clone()
+    damped = hessian.double() + damping * hessian.double().diagonal().mean() * torch.eye(columns, dtype=torch.float64)
+    inverse = torch.linalg.inv(damped)
+    alive = torch.ones(columns, dtype=torch.bool)
+    order: list[int] = []
+    kept: list[torch.Tensor] = []
+    weights: list[torch.Tensor] = []
+    for target in removals:
+        while len(order) < target:
+            scores = (w**2).sum(dim=0) / inverse.diagonal()
+            scores[~alive] = torch.inf
+            j = int(scores.argmin())
+            row, pivot = inverse[j].clone(), inverse[j, j].clone()
+            w -= torch.outer(w[:, j], row) / pivot
+            inverse -= torch.outer(row, row) / pivot
+            w[:, j] = 0.0
+            inverse[j, :] = 0.0
+            inverse[:, j] = 0.0
+            inverse[j, j] = 1.0  # keeps the score of a removed column finite until it is masked
+            alive[j] = False
+            order.append(j)
+        kept.append(alive.nonzero().flatten())
+        weights.append(w.clone())
+    return order, kept, weights
