@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from diff_es.errors import InputError
+from diff_es.pruning import magnitude, wanda
+
+
+def random_weight(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+
+
+def input_norms(columns: int, seed: int) -> torch.Tensor:
+    tokens = torch.randn(50, columns, generator=torch.Generator().manual_seed(seed))
+    return tokens.norm(dim=0)
+
+
+def naive_head_score(weights: list[torch.Tensor], norms: list[torch.Tensor], num_heads: int, head: int) -> float:
+    """Equation 7, element by element."""
+    row_sums = []
+    for weight, norm in zip(weights, norms, strict=True):
+        head_dim = weight.shape[0] // num_heads
+        for i in range(head * head_dim, (head + 1) * head_dim):
+            row_sums.append(sum(abs(float(weight[i, j])) * float(norm[j]) for j in range(weight.shape[1])))
+    return sum(row_sums) / len(row_sums)
+
+
+def naive_channel_score(weight: torch.Tensor, norm: torch.Tensor, rows: list[int]) -> float:
+    """Equation 8, element by element, averaged over the channel's rows."""
+    scores = [sum(abs(float(weight[i, j])) * float(norm[j]) for j in range(len(norm))) / len(norm) for i in rows]
+    return sum(scores) / len(scores)
+
+
+def test_heads_equal_the_naive_double_loop() -> None:
+    weights = [random_weight(12, 10, 0), random_weight(12, 6, 1), random_weight(12, 6, 2)]  # cross-attention
+    norms = [input_norms(10, 3), input_norms(6, 4), input_norms(6, 4)]
+    scores = wanda.head_scores(weights, norms, 4)
+    assert scores.dtype == torch.float64
+    assert scores.tolist() == pytest.approx([naive_head_score(weights, norms, 4, head) for head in range(4)], rel=1e-12)
+
+
+@pytest.mark.parametrize("halves", [1, 2])
+def test_channels_equal_the_naive_double_loop(halves: int) -> None:
+    weight, norms = random_weight(9 * halves, 7), input_norms(7, 1)
+    scores = wanda.channel_scores(weight, norms, 9)
+    expected = [naive_channel_score(weight, norms, [c + 9 * half for half in range(halves)]) for c in range(9)]
+    assert scores.tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_magnitude_is_wanda_with_unit_norms() -> None:
+    weights = [random_weight(8, 5, seed) for seed in range(3)]
+    ones = torch.ones(5)
+    naive_heads = [naive_head_score(weights, [ones] * 3, 4, head) for head in range(4)]
+    naive_channels = [naive_channel_score(weights[0], ones, [c, 4 + c]) for c in range(4)]
+    assert magnitude.head_scores(weights, 4).tolist() == pytest.approx(naive_heads, rel=1e-12)
+    assert magnitude.channel_scores(weights[0], 4).tolist() == pytest.approx(naive_channels, rel=1e-12)
+
+
+def test_input_norms_change_the_order() -> None:
+    weight = torch.tensor([[1.0, 3.0], [2.0, 0.1]])
+    assert magnitude.removal_order(magnitude.channel_scores(weight, 2)).tolist() == [1, 0]
+    assert wanda.removal_order(wanda.channel_scores(weight, torch.tensor([10.0, 0.1]), 2)).tolist() == [0, 1]
+
+
+def test_lowest_score_first_and_ties_by_lowest_index() -> None:
+    assert wanda.removal_order(torch.tensor([2.0, 1.0, 2.0, 0.5, 1.0])).tolist() == [3, 1, 4, 0, 2]
+    assert wanda.removal_order(torch.zeros(300)).tolist() == list(range(300))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_scores_that_are_not_finite_are_refused(value: float) -> None:
+    with pytest.raises(InputError, match=r"groups \[1\]"):
+        wanda.removal_order(torch.tensor([1.0, value]))
+
+
+def test_half_precision_weights_are_scored_in_float64() -> None:
+    weight = torch.full((2, 4096), 30.0, dtype=torch.float16)  # the sum overflows float16
+    assert magnitude.channel_scores(weight, 2).tolist() == [30.0, 30.0]
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    weight = random_weight(8, 5)
+    with pytest.raises(InputError, match="num_heads is 3"):
+        wanda.head_scores([weight], [torch.ones(5)], 3)
+    with pytest.raises(InputError, match="one norm vector per weight"):
+        wanda.head_scores([weight, weight], [torch.ones(5)], 2)
+    with pytest.raises(InputError, match="give \\(rows, inputs\\)"):
+        wanda.head_scores([weight], [torch.ones(4)], 2)
+    with pytest.raises(InputError, match="num_channels = 3"):
+        wanda.channel_scores(weight, torch.ones(5), 3)
