@@ -1,0 +1,20 @@
+"""FIND the pruning schedule: ask/tell, no model, no torch."""
+
+from __future__ import annotations
+
+from diff_es.search.base import Candidate as Candidate
+from diff_es.search.base import Evaluation as Evaluation
+from diff_es.search.base import FitnessSummary as FitnessSummary
+from diff_es.search.base import GenerationRecord as GenerationRecord
+from diff_es.search.base import ScheduleSearch as ScheduleSearch
+from diff_es.search.base import Scored as Scored
+from diff_es.search.evolution import EvolutionarySearch as EvolutionarySearch
+from diff_es.search.evolution import EvolutionConfig as EvolutionConfig
+from diff_es.search.journal import Journal as Journal
+from diff_es.search.journal import JournalEntry as JournalEntry
+from diff_es.search.journal import JournalHeader as JournalHeader
+from diff_es.search.loop import SearchResult as SearchResult
+from diff_es.search.loop import run_search as run_search
+from diff_es.search.loop import search as search
+from diff_es.search.starts import START_KINDS as START_KINDS
+from diff_es.search.starts import start_population as start_population

@@ -1,0 +1,298 @@
+"""The journal of a search: one line per evaluated schedule, written before the search goes on.
+
+The first line says what the fitness values depend on (format version, fingerprint, space, settings, starts). Every
+line is one JSON object whose last entry is the CRC-32 of the rest of the line. A process that is killed can leave
+at most one incomplete line at the end; opening the journal again cuts it off. Anything else that is wrong is an error.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import math
+import os
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from diff_es.artifacts import sync
+from diff_es.errors import ArtifactError, InputError
+from diff_es.schedule import Levels, ScheduleSpace
+from diff_es.search.base import Candidate, Evaluation
+
+logger = logging.getLogger(__name__)
+
+FORMAT = "diff-es search journal"
+VERSION = 1
+_CHECKSUM = re.compile(rb',"crc32":"([0-9a-f]{8})"\}$')
+
+
+@dataclass(frozen=True)
+class JournalEntry:
+    """One evaluated schedule.
+
+    Attributes:
+        candidate: The schedule and its place in the search.
+        evaluation: Its fitness, and the denoiser calls that were run and replayed for it.
+        seconds: How long the evaluation took.
+    """
+
+    candidate: Candidate
+    evaluation: Evaluation
+    seconds: float
+
+    @property
+    def key(self) -> tuple[int, int, Levels, str]:
+        """What a resumed search repeats exactly: generation, child, levels, fitness (as text, so that NaN equals NaN).
+
+        Time and the split into calls run and replayed are left out: after a restart the replay memory is empty.
+        """
+        return (self.candidate.generation, self.candidate.child, self.candidate.levels, repr(self.evaluation.fitness))
+
+
+@dataclass(frozen=True)
+class JournalHeader:
+    """What the fitness values and the way of the search depend on.
+
+    Attributes:
+        fingerprint: Everything behind the fitness (model, bank, allocation, probes, metric, versions), as the caller
+            condenses it.
+        space: The searched space.
+        config: The settings of the algorithm (a dataclass).
+        starts: The schedules that the user gave to start from.
+    """
+
+    fingerprint: str
+    space: ScheduleSpace
+    config: Any
+    starts: tuple[Levels, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the header line's content."""
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "fingerprint": self.fingerprint,
+            "space": asdict(self.space),
+            "algorithm": type(self.config).__name__,
+            "config": asdict(self.config),
+            "starts": self.starts,
+        }
+        parsed: dict[str, Any] = json.loads(json.dumps(content))  # tuples become lists, as in a file that was read
+        return parsed
+
+
+class Journal:
+    """An open journal; holds the lock of its file until it is closed. Use it as a context manager."""
+
+    def __init__(self, path: Path, header: JournalHeader) -> None:
+        """Create the journal, or open it to go on.
+
+        Args:
+            path: The file; its folder is created where it is missing.
+            header: What the search depends on; must equal the header of an existing journal.
+
+        Raises:
+            InputError: another run has the journal open.
+            ArtifactError: the file cannot be opened, is damaged, or belongs to another search.
+        """
+        self.path = path
+        self.header = header
+        self._entries: dict[Levels, JournalEntry] = {}
+        with _disk_errors(path, "open"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self._lock()
+            self._load()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the lock and close the file; closing twice is harmless."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def known(self) -> Mapping[Levels, float]:
+        """Return the fitness of every schedule in the journal."""
+        return {levels: entry.evaluation.fitness for levels, entry in self._entries.items()}
+
+    def entries(self) -> list[JournalEntry]:
+        """Return the entries in the order in which they were written."""
+        return list(self._entries.values())
+
+    def canonical(self) -> list[tuple[int, int, Levels, str]]:
+        """Return the sorted keys of all entries: equal for an uninterrupted and for a resumed search."""
+        return sorted(entry.key for entry in self._entries.values())
+
+    def replayed(self, candidate: Candidate) -> float | None:
+        """Return the fitness that the journal holds for a candidate, or None.
+
+        Raises:
+            ArtifactError: the schedule was evaluated at another place of the search, so the journal was not written
+                by this search (for instance by a numpy whose generator draws other numbers).
+        """
+        entry = self._entries.get(candidate.levels)
+        if entry is None:
+            return None
+        if entry.candidate != candidate:
+            raise ArtifactError(
+                f"{self.path} was written by a search that went another way ({entry.candidate} there, {candidate} "
+                "here); resume with the versions that it was started with, or start in another folder."
+            )
+        return entry.evaluation.fitness
+
+    def append(self, entry: JournalEntry) -> None:
+        """Write one entry and push it to the disk.
+
+        Raises:
+            InputError: the schedule is in the journal already.
+            ArtifactError: the disk is full or gone; what was written of the entry is taken back.
+        """
+        if entry.candidate.levels in self._entries:
+            raise InputError(f"{entry.candidate} is in {self.path} already; each schedule is evaluated once.")
+        self._write(_seal(_entry_to_json(entry)))
+        self._entries[entry.candidate.levels] = entry
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"{self.path} is in use by another run; wait for it, or choose another folder.") from error
+        except OSError as error:
+            raise ArtifactError(f"Cannot lock {self.path}: {error.strerror}; use a local disk.") from error
+
+    def _load(self) -> None:
+        """Read all lines, cut a torn tail off, and write the header where there is none."""
+        content = self.path.read_bytes()
+        header = _seal(self.header.as_json())
+        lines = content.splitlines(keepends=True)
+        # A lone first line is only ours to cut off if it is the beginning of this header: never empty a foreign file.
+        torn = lines and not _complete(lines[-1]) and (len(lines) > 1 or header.startswith(lines[-1]))
+        whole = lines[:-1] if torn else lines
+        self._check_lines(whole)
+        if torn:
+            logger.warning("%s: cut off an incomplete last line; its candidate is evaluated again.", self.path)
+            self._truncate(sum(map(len, whole)))
+        if not whole:
+            self._write(header)
+            with _disk_errors(self.path, "write"):
+                sync(self.path.parent)
+
+    def _check_lines(self, lines: Sequence[bytes]) -> None:
+        """Check every line and read the entries."""
+        for number, line in enumerate(lines, start=1):
+            if not _complete(line):
+                what = "is damaged (its checksum differs)" if number > 1 else "is damaged, or the file is no journal"
+                raise ArtifactError(f"{self.path}: line {number} {what}; restore the file or choose another folder.")
+        if lines:
+            self._check_header(json.loads(lines[0]))
+            self._read_entries(lines[1:])
+
+    def _check_header(self, found: dict[str, Any]) -> None:
+        if found.get("format") != FORMAT:
+            raise ArtifactError(f"{self.path} is not the journal of a search.")
+        if found.get("version") != VERSION:
+            raise ArtifactError(
+                f"{self.path} has format version {found.get('version')}, this Diff-ES reads {VERSION}; "
+                "use the version of Diff-ES that wrote it."
+            )
+        differences = list(_differences(found, self.header.as_json(), ""))
+        if differences:
+            raise ArtifactError(
+                f"{self.path} belongs to another search: {'; '.join(differences)}. "
+                "Resume with the settings of that search, or choose another folder."
+            )
+
+    def _read_entries(self, lines: Sequence[bytes]) -> None:
+        for number, line in enumerate(lines, start=2):
+            try:
+                entry = _entry_from_json(json.loads(line))
+            except (KeyError, TypeError, ValueError) as error:
+                raise ArtifactError(f"{self.path}: line {number} is no evaluated schedule ({error}).") from error
+            if entry.candidate.levels in self._entries:
+                raise ArtifactError(f"{self.path}: line {number} repeats the schedule {entry.candidate.levels}.")
+            self._entries[entry.candidate.levels] = entry
+
+    def _write(self, line: bytes) -> None:
+        """Append a line durably, or leave the file as it was."""
+        start = os.lseek(self._descriptor, 0, os.SEEK_END)
+        try:
+            with _disk_errors(self.path, "write"):
+                rest = line
+                while rest:
+                    rest = rest[os.write(self._descriptor, rest) :]
+                os.fsync(self._descriptor)
+        except ArtifactError:
+            self._truncate(start)
+            raise
+
+    def _truncate(self, size: int) -> None:
+        with _disk_errors(self.path, "write"):
+            os.ftruncate(self._descriptor, size)
+            os.fsync(self._descriptor)
+
+
+@contextmanager
+def _disk_errors(path: Path, verb: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ArtifactError(f"Cannot {verb} {path}: {error.strerror or error}.") from error
+
+
+def _seal(content: dict[str, Any]) -> bytes:
+    """Return the line of an object: compact JSON whose last entry is the CRC-32 of the JSON without it."""
+    body = json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return body[:-1] + b',"crc32":"%08x"}\n' % zlib.crc32(body)
+
+
+def _complete(line: bytes) -> bool:
+    """Whether a line ends with a line break and with the checksum of what stands before."""
+    match = _CHECKSUM.search(line[:-1]) if line.endswith(b"\n") else None
+    return match is not None and zlib.crc32(line[: match.start()] + b"}") == int(match[1], 16)
+
+
+def _entry_to_json(entry: JournalEntry) -> dict[str, Any]:
+    fitness = entry.evaluation.fitness
+    return {
+        "levels": entry.candidate.levels,
+        # JSON has no NaN and no infinity: they are written as the words that float() reads.
+        "fitness": fitness if math.isfinite(fitness) else repr(fitness),
+        "generation": entry.candidate.generation,
+        "child": entry.candidate.child,
+        "seconds": entry.seconds,
+        "denoiser_calls": entry.evaluation.denoiser_calls,
+        "replayed_calls": entry.evaluation.replayed_calls,
+    }
+
+
+def _entry_from_json(content: dict[str, Any]) -> JournalEntry:
+    levels = tuple(int(level) for level in content["levels"])
+    return JournalEntry(
+        Candidate(levels, int(content["generation"]), int(content["child"])),
+        Evaluation(float(content["fitness"]), int(content["denoiser_calls"]), int(content["replayed_calls"])),
+        float(content["seconds"]),
+    )
+
+
+def _differences(found: Any, wanted: Any, where: str) -> Iterator[str]:
+    """Name the entries in which two headers differ ("space.sparsity is 0.4 there, 0.5 here")."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in sorted((found.keys() | wanted.keys()) - {"crc32"}):
+            yield from _differences(found.get(key), wanted.get(key), f"{where}.{key}" if where else key)
+    elif found != wanted:
+        yield f"{where} is {found!r} there, {wanted!r} here"
