@@ -19,7 +19,7 @@ from diff_es.calibration.statistics import (
     bytes_needed,
 )
 from diff_es.calibration.store import CalibrationStats, shard_name
-from diff_es.denoisers import Layer, denoiser_of, spec_of
+from diff_es.denoisers import Layer, denoiser_of, dense_denoiser_of, spec_of
 from diff_es.errors import InputError
 from diff_es.progress import track
 from diff_es.stages import StagePlan
@@ -87,7 +87,7 @@ def calibrate(
 
 def _layers(pipe: Any, config: CalibrationConfig) -> tuple[Layer, ...]:
     """The layers that the wanted statistics speak of."""
-    denoiser = denoiser_of(pipe)
+    denoiser = dense_denoiser_of(pipe)
     spec = spec_of(denoiser)
     width = spec.width_layers(denoiser) if {"second_moment", "input_norms"} & set(config.collect) else ()
     return width + (spec.blocks(denoiser) if "similarity" in config.collect else ())

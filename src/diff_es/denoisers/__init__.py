@@ -16,22 +16,24 @@ from diff_es.registry import Registry, suggest
 if TYPE_CHECKING:
     from torch import nn
 
+#: Where a routed denoiser keeps its router.
+ROUTER = "_diff_es_router"
+
 specs: Registry[DenoiserSpec] = Registry("denoiser")
 for _spec in (dit.SPEC,):
     specs.register(_spec.architecture, _spec)
 
 
 def denoiser_of(pipe: Any) -> nn.Module:
-    """Return the denoiser of a diffusers pipeline.
+    """Return the denoiser of a diffusers pipeline, in whatever state it is.
 
     Raises:
-        UnsupportedModelError: the pipeline has none, or one that cannot be pruned in its present state.
+        UnsupportedModelError: the pipeline has none, or one without a spec.
     """
     for name in ("transformer", "unet"):
         denoiser: nn.Module | None = getattr(pipe, name, None)
         if denoiser is not None:
             spec_of(denoiser)
-            _refuse_altered(denoiser)
             return denoiser
     raise UnsupportedModelError(f"{type(pipe).__name__} has no denoiser: neither `transformer` nor `unet`.")
 
@@ -51,21 +53,35 @@ def spec_of(denoiser: nn.Module) -> DenoiserSpec:
     return specs[name]
 
 
-def _refuse_altered(denoiser: nn.Module) -> None:
-    """Refuse states whose linears are not the plain ones that a spec describes."""
-    layers = spec_of(denoiser).width_layers(denoiser)
-    for path in (path for layer in layers for path in (*layer.inputs, layer.output)):
-        kind = type(denoiser.get_submodule(path))
-        if kind.__module__ != "torch.nn.modules.linear":
-            raise UnsupportedModelError(
-                f"{path} is a {kind.__module__}.{kind.__name__}, not a plain linear: fuse LoRA layers and prune "
-                "before quantising."
-            )
-        if next(denoiser.get_submodule(path).parameters()).is_meta:
-            raise UnsupportedModelError(
-                f"{path} has no weights in memory (sequential offload?): load the pipeline plainly, or use "
-                "enable_model_cpu_offload()."
-            )
+def dense_denoiser_of(pipe: Any) -> nn.Module:
+    """Return the denoiser of a pipeline, having checked that its layers are the plain ones that its spec describes.
+
+    Raises:
+        UnsupportedModelError: no supported denoiser, or one that is routed, fused, quantised, LoRA-wrapped or without
+            weights in memory.
+    """
+    denoiser = denoiser_of(pipe)
+    if ROUTER in vars(denoiser):
+        raise UnsupportedModelError("The denoiser is routed: call diff_es.remove_(pipe) first.")
     for name, module in denoiser.named_modules():
         if getattr(module, "fused_projections", False):
             raise UnsupportedModelError(f"{name} has fused q, k, v: call unfuse_qkv_projections() first.")
+    for layer in spec_of(denoiser).width_layers(denoiser):
+        for path in (*layer.inputs, layer.output):
+            _check_linear(denoiser, path)
+    return denoiser
+
+
+def _check_linear(denoiser: nn.Module, path: str) -> None:
+    linear = denoiser.get_submodule(path)
+    kind = type(linear)
+    if kind.__module__ != "torch.nn.modules.linear":
+        raise UnsupportedModelError(
+            f"{path} is a {kind.__module__}.{kind.__name__}, not a plain linear: fuse LoRA layers, and prune "
+            "before quantising."
+        )
+    if next(linear.parameters()).is_meta:
+        raise UnsupportedModelError(
+            f"{path} has no weights in memory (sequential offload?): load the pipeline plainly, or use "
+            "enable_model_cpu_offload()."
+        )

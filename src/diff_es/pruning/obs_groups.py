@@ -62,7 +62,7 @@ class GroupSolver:
         )  # Z of every group, (groups, s, rows)
         best = torch.argmin(whitened.square().sum(dim=(1, 2)), dim=0, keepdim=True)  # eq. 3; the first of equals
         root, z = roots[best].squeeze(0), whitened[best].squeeze(0)
-        y = torch.linalg.solve_triangular(root, self._inverse[best].view(size, count * size), upper=False)
+        y = torch.linalg.solve_triangular(root, self._inverse[best].reshape(size, count * size), upper=False)
         keep = (torch.arange(count, device=best.device) != best).nonzero().flatten()
         y = y.view(size, count, size)[:, keep].reshape(size, -1)  # columns of the removed group would become zero
         self._weight_t = self._weight_t[keep] - (y.T @ z).view(len(keep), size, rows)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
-from diff_es.denoisers import denoiser_of, fingerprint
+from diff_es.denoisers import ROUTER, denoiser_of, dense_denoiser_of, fingerprint
 from diff_es.errors import UnsupportedModelError
 from diff_es.routing.router import Mode, Router
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from diff_es.bank import ThinSource
     from diff_es.schedule import PruningSchedule
 
-_ROUTER = "_diff_es_router"
 _HANDLES = "_diff_es_handles"
 
 
@@ -35,12 +34,11 @@ def apply_(
         cache_bytes: Bytes of thin layers to keep for schedules to come (a search sets many).
 
     Raises:
-        UnsupportedModelError: the model is routed already, or is not the one that the weights belong to.
+        UnsupportedModelError: the model is routed already, cannot be pruned as it is, or is not the one that
+            the weights belong to.
         InputError: the schedule does not fit the weights.
     """
-    denoiser = denoiser_of(pipe)
-    if is_routed(pipe):
-        raise UnsupportedModelError("The denoiser is routed already: call diff_es.remove_(pipe) first.")
+    denoiser = dense_denoiser_of(pipe)
     check_model(denoiser, source)
     router = Router(denoiser, source, mode, cache_bytes)
     router.set_schedule(schedule)
@@ -49,7 +47,7 @@ def apply_(
         denoiser.register_state_dict_pre_hook(_on_save),  # type: ignore[no-untyped-call]
         denoiser.register_load_state_dict_pre_hook(_on_load),  # type: ignore[no-untyped-call]
     )
-    vars(denoiser).update({_ROUTER: router, _HANDLES: handles, "_apply": MethodType(_convert, denoiser)})
+    vars(denoiser).update({ROUTER: router, _HANDLES: handles, "_apply": MethodType(_convert, denoiser)})
     return router
 
 
@@ -62,10 +60,10 @@ def remove_(pipe: Any) -> None:
     denoiser = denoiser_of(pipe)
     if not is_routed(pipe):
         raise UnsupportedModelError("The denoiser is not routed; there is nothing to remove.")
-    vars(denoiser)[_ROUTER].point_at(None)
+    vars(denoiser)[ROUTER].point_at(None)
     for handle in vars(denoiser)[_HANDLES]:
         handle.remove()
-    for name in (_ROUTER, _HANDLES, "_apply"):
+    for name in (ROUTER, _HANDLES, "_apply"):
         del vars(denoiser)[name]
 
 
@@ -81,7 +79,7 @@ def routed(pipe: Any, source: ThinSource, schedule: PruningSchedule, *, mode: Mo
 
 def is_routed(pipe: Any) -> bool:
     """Whether the pipeline's denoiser carries a router."""
-    return _ROUTER in vars(denoiser_of(pipe))
+    return ROUTER in vars(denoiser_of(pipe))
 
 
 def check_model(denoiser: nn.Module, source: ThinSource) -> None:
@@ -103,12 +101,12 @@ def check_model(denoiser: nn.Module, source: ThinSource) -> None:
 
 
 def _on_call(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    vars(module)[_ROUTER].on_call(args, kwargs)
+    vars(module)[ROUTER].on_call(args, kwargs)
 
 
 def _on_save(module: nn.Module, *_: Any) -> None:
     """A state dict of one stage's shapes could not be loaded by anyone: save the dense weights."""
-    vars(module)[_ROUTER].point_at(None)
+    vars(module)[ROUTER].point_at(None)
 
 
 def _on_load(*_: Any) -> None:
@@ -117,7 +115,7 @@ def _on_load(*_: Any) -> None:
 
 def _convert(self: nn.Module, function: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
     """Stand in for nn.Module._apply: move the parked weights along with the attached ones."""
-    router: Router = vars(self)[_ROUTER]
+    router: Router = vars(self)[ROUTER]
     stage = router.stage
     router.point_at(None)
     type(self)._apply(self, function, recurse)  # type: ignore[no-untyped-call]
