@@ -8,7 +8,6 @@ a run killed at any moment leaves either the old or the new checkpoint. No rando
 from __future__ import annotations
 
 import json
-import os
 from typing import TYPE_CHECKING, Any, Final
 
 from safetensors import SafetensorError, safe_open
@@ -43,7 +42,7 @@ def save_checkpoint(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".partial")
     save_file({k: t.contiguous() for k, t in tensors.items()}, temporary, {_KEY: json.dumps(dict(progress))})
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def load_checkpoint_(

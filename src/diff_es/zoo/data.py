@@ -134,9 +134,7 @@ def balanced_subset(labels: NDArray[np.int64], count: int, seed: int) -> NDArray
     """
     rng = np.random.default_rng(seed)
     share, extra = divmod(count, len(CLASS_NAMES))
-    rows = [
-        rng.permutation(np.flatnonzero(labels == c))[: share + (c < extra)] for c in range(len(CLASS_NAMES))
-    ]
+    rows = [rng.permutation(np.flatnonzero(labels == c))[: share + (c < extra)] for c in range(len(CLASS_NAMES))]
     return rng.permutation(np.concatenate(rows))
 
 

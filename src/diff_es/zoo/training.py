@@ -15,8 +15,9 @@ import json
 import logging
 import math
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 import torch
@@ -50,6 +51,8 @@ class LoopConfig:
         decay_steps: the last steps, in which the learning rate falls to zero along a cosine.
         weight_decay: of AdamW.
         ema_decay: of the moving average; shorter memory in the first steps.
+        workers: the batch is split into this many equal parts, each computed by a thread of its own on one core. At
+            these sizes that is faster than two cores on every operation, above all on a machine with other work.
         seed: of initial weights, batches and noise.
     """
 
@@ -60,11 +63,14 @@ class LoopConfig:
     decay_steps: int
     weight_decay: float = 0.0
     ema_decay: float = 0.999
+    workers: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1:
             raise InputError(f"steps, batch_size: must be at least 1, got {self.steps}, {self.batch_size}")
+        if self.workers < 1 or self.batch_size % self.workers:
+            raise InputError(f"workers: must divide batch_size ({self.batch_size}), got {self.workers}")
         if min(self.warmup_steps, self.decay_steps) < 0 or self.warmup_steps + self.decay_steps > self.steps:
             raise InputError(
                 f"warmup_steps + decay_steps: must lie in 0..steps ({self.steps}), "
@@ -85,12 +91,14 @@ class SaveConfig:
         resume: go on from the checkpoint in ``folder`` if there is one.
         checkpoint_seconds: time between checkpoints.
         snapshot_seconds: time between calls of ``on_snapshot``.
+        on_snapshot: called with the EMA so far and the number of finished steps.
     """
 
     folder: Path
     resume: bool = True
     checkpoint_seconds: float = 180.0
     snapshot_seconds: float = 600.0
+    on_snapshot: Callable[[nn.Module, int], None] | None = None
 
 
 class Recipe(Protocol):
@@ -102,10 +110,10 @@ class Recipe(Protocol):
 
 
 class BatchLoss(Protocol):
-    """Computes the loss of one batch."""
+    """Computes the loss of one batch, or of a part of one; called from several threads at a time."""
 
-    def __call__(self, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Return the scalar loss of the data rows ``rows`` (B,), with all noise drawn from ``generator``."""
+    def __call__(self, rows: torch.Tensor, step: int, generator: torch.Generator) -> torch.Tensor:
+        """Return the scalar loss of the data rows ``rows`` (B,) at ``step``; all noise comes from ``generator``."""
 
 
 def learning_rate_at(step: int, config: LoopConfig) -> float:
@@ -146,7 +154,6 @@ def fit(
     rows: int,
     recipe: Recipe,
     save: SaveConfig,
-    on_snapshot: Callable[[nn.Module, int], None] | None = None,
 ) -> nn.Module:
     """Train ``model`` in place and return its EMA.
 
@@ -156,7 +163,6 @@ def fit(
         rows: number of data rows.
         recipe: holds the learning plan; a checkpoint written under another recipe is refused.
         save: the run folder and the intervals.
-        on_snapshot: called with the EMA so far and the number of finished steps.
 
     Returns:
         The EMA module after the last step, in eval mode.
@@ -176,8 +182,8 @@ def fit(
         if now - saved >= save.checkpoint_seconds or done == config.steps:
             run.store(done)
             saved = time.monotonic()
-        if on_snapshot is not None and now - shown >= save.snapshot_seconds and done < config.steps:
-            on_snapshot(run.ema, done)
+        if save.on_snapshot is not None and now - shown >= save.snapshot_seconds and done < config.steps:
+            save.on_snapshot(run.ema, done)
             shown = time.monotonic()
     return run.ema
 
@@ -196,6 +202,9 @@ class _Run:
             weight_decay=self.config.weight_decay,
             fused=True,
         )
+        self.parameters = list(self.model.parameters())
+        threads = max(1, torch.get_num_threads() // self.config.workers)
+        self.pool = ThreadPoolExecutor(self.config.workers, initializer=torch.set_num_threads, initargs=(threads,))
         self.folder.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -220,18 +229,32 @@ class _Run:
             file.write(json.dumps(record) + "\n")
 
     def step_(self, loss: BatchLoss, rows: torch.Tensor, step: int) -> float:
-        seed = int(np.random.default_rng([self.config.seed, 1, step]).integers(2**62))
+        """Take one optimizer step on the data rows ``rows`` (B,) and return their loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(step, self.config)
-        self.optimizer.zero_grad()
-        value = loss(rows, torch.Generator().manual_seed(seed))
-        value.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        parts = rows.chunk(self.config.workers)
+        seeds = np.random.default_rng([self.config.seed, 1, step]).integers(2**62, size=len(parts))
+        # Gradients are returned, not accumulated in .grad: the threads share the parameters.
+        results = list(
+            self.pool.map(lambda part, seed: self._gradients(loss(part, step, _generator(seed))), parts, seeds)
+        )
+        for index, parameter in enumerate(self.parameters):
+            parameter.grad = torch.stack([gradients[index] for _, gradients in results]).mean(0)
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self._average_(ema_decay_at(step, self.config))
-        return float(value.detach())
+        return float(np.mean([value for value, _ in results]))
+
+    def _gradients(self, value: torch.Tensor) -> tuple[float, tuple[torch.Tensor, ...]]:
+        return float(value.detach()), torch.autograd.grad(value, self.parameters)
 
     @torch.no_grad()
     def _average_(self, decay: float) -> None:
-        averaged, current = list(self.ema.parameters()), list(self.model.parameters())
-        torch._foreach_lerp_(averaged, current, 1.0 - decay)
+        for averaged, parameter in zip(self.ema.parameters(), self.parameters, strict=True):
+            averaged.lerp_(parameter, 1.0 - decay)
+        for averaged_buffer, buffer in zip(self.ema.buffers(), self.model.buffers(), strict=True):
+            averaged_buffer.copy_(buffer)
+
+
+def _generator(seed: np.int64) -> torch.Generator:
+    return torch.Generator().manual_seed(int(seed))

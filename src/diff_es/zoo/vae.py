@@ -29,18 +29,25 @@ class VaeRecipe:
     Attributes:
         channels: width at 32 x 32, 16 x 16 and 8 x 8.
         kl_weight: weight of the KL divergence (mean over latent elements) against the mean absolute pixel error.
-            Large enough that the latents are smooth and near zero mean, small enough that the noise it adds stays
-            below the reconstruction error.
+            Large, so that the latents are smooth and near zero mean.
+        final_kl_weight: the same while the learning rate decays. Smaller, so that details come in.
         bfloat16: train under bfloat16 autocast.
         loop: the learning plan.
     """
 
     channels: tuple[int, int, int] = (16, 32, 64)
     kl_weight: float = 1e-2
+    final_kl_weight: float = 2e-3
     bfloat16: bool = True
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
-            steps=3500, batch_size=64, learning_rate=2e-3, warmup_steps=100, decay_steps=1500, ema_decay=0.995
+            steps=1800,
+            batch_size=64,
+            learning_rate=2e-3,
+            warmup_steps=100,
+            decay_steps=550,
+            ema_decay=0.995,
+            workers=2,
         )
     )
 
@@ -62,30 +69,33 @@ def build_vae(recipe: VaeRecipe) -> AutoencoderKL:
         )
 
 
-def vae_loss(vae: AutoencoderKL, images: torch.Tensor, recipe: VaeRecipe, generator: torch.Generator) -> torch.Tensor:
+def vae_loss(vae: AutoencoderKL, images: torch.Tensor, kl_weight: float, generator: torch.Generator) -> torch.Tensor:
     """Mean absolute error of the reconstruction plus the weighted KL divergence to the unit Gaussian.
 
     Args:
         vae: the autoencoder.
         images: (B, 3, 32, 32) in [-1, 1].
-        recipe: gives the weight and the precision.
+        kl_weight: weight of the KL divergence, taken as the mean over latent elements.
         generator: of the posterior noise.
     """
-    with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
-        posterior = vae.encode(images).latent_dist
-        decoded = vae.decode(posterior.sample(generator)).sample
+    posterior = vae.encode(images).latent_dist
+    decoded = vae.decode(posterior.sample(generator)).sample
     mean, logvar = posterior.mean.float(), posterior.logvar.float()
     divergence = 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar).mean()
-    return (decoded.float() - images).abs().mean() + recipe.kl_weight * divergence
+    error = torch.mean((decoded.float() - images).abs())
+    return torch.add(error, divergence, alpha=kl_weight)
 
 
 def train_vae(recipe: VaeRecipe, data: Path, save: SaveConfig) -> AutoencoderKL:
-    """Train the autoencoder on the training split in ``data`` and set its ``scaling_factor`` to 1 / std of the latents."""
+    """Train the autoencoder on the training split in ``data`` and set its ``scaling_factor`` (1 / std of the latents)."""
     images = full_set(data, "train").images
     vae = build_vae(recipe)
 
-    def loss(rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        return vae_loss(vae, to_tensor(images[rows.numpy()]), recipe, generator)
+    def loss(rows: torch.Tensor, step: int, generator: torch.Generator) -> torch.Tensor:
+        decaying = step >= recipe.loop.steps - recipe.loop.decay_steps
+        kl_weight = recipe.final_kl_weight if decaying else recipe.kl_weight
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16, cache_enabled=False):
+            return vae_loss(vae, to_tensor(images[rows.numpy()]), kl_weight, generator)
 
     trained = fit(vae, loss, len(images), recipe, save)
     assert isinstance(trained, AutoencoderKL)
@@ -106,5 +116,5 @@ def encode(vae: AutoencoderKL, images: torch.Tensor) -> torch.Tensor:
     Returns:
         (N, 4, 8, 8) float32.
     """
-    parts = images.split(_ENCODE_BATCH)
+    parts = torch.split(images, _ENCODE_BATCH)
     return torch.cat([vae.encode(part).latent_dist.mean for part in track(parts, "Encoding", total=len(parts))])
