@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from diff_es.evaluation import Evaluation, ScheduleEvaluation
 
 
+#: An en dash that no line breaks at.
+_RANGE = "\u2060–\u2060"
+
+
 @dataclass(frozen=True)
 class Cell:
     """One value of the table.
@@ -91,7 +95,7 @@ def columns(evaluation: Evaluation) -> tuple[Column, ...]:
             False,
             lambda s: s.latency.median_ms,
             lambda s: f"{s.latency.median_ms:.1f} ms",
-            lambda s: f"p10–p90: {s.latency.p10_ms:.1f}–{s.latency.p90_ms:.1f}",
+            lambda s: f"p10–p90: {s.latency.p10_ms:.1f}{_RANGE}{s.latency.p90_ms:.1f}",
         ),
         Column(
             "Measured speed-up",
