@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from diff_es.errors import InputError
 from diff_es.evaluation import classifier_scores, extract_features
+from diff_es.zoo.classifier import FashionClassifier
 
 
 class ChannelClassifier(nn.Module):
@@ -48,7 +49,7 @@ def test_agreement_is_the_share_of_requested_labels(images: Tensor) -> None:
 
 def test_the_distance_equals_scipy_on_the_same_features(images: Tensor) -> None:
     a, b = (
-        images.reshape(10, 3, 2, 4, 2, 4).mean(dim=(3, 5)).reshape(10, 12).double().numpy(),
+        (2 * images - 1).reshape(10, 3, 2, 4, 2, 4).mean(dim=(3, 5)).reshape(10, 12).double().numpy(),
         reference().double().numpy(),
     )
     cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
@@ -81,7 +82,7 @@ def test_a_broken_image_agrees_with_no_label(images: Tensor) -> None:
 
 def test_features_keep_the_order_of_the_images(images: Tensor) -> None:
     classifier = ChannelClassifier().eval()
-    assert torch.equal(extract_features(classifier, images, batch_size=4), classifier.features(images))
+    assert torch.equal(extract_features(classifier, images, batch_size=4), classifier.features(2 * images - 1))
 
 
 def test_training_mode_is_refused(images: Tensor) -> None:
@@ -92,3 +93,17 @@ def test_training_mode_is_refused(images: Tensor) -> None:
 def test_labels_must_match_the_images(images: Tensor) -> None:
     with pytest.raises(InputError, match="10 images"):
         classifier_scores(ChannelClassifier().eval(), images, torch.zeros(1), reference=reference())
+
+
+def test_images_of_another_range_are_refused(images: Tensor) -> None:
+    with pytest.raises(InputError, match=r"images must lie in \[0, 1\]"):
+        extract_features(ChannelClassifier().eval(), 2 * images - 1)
+
+
+def test_the_classifier_of_the_zoo_is_one(images: Tensor) -> None:
+    classifier = FashionClassifier().eval()
+    larger = nn.functional.interpolate(images, 32)
+    reference_features = extract_features(classifier, larger.flip(0).square())
+    scores = classifier_scores(classifier, larger, torch.zeros(10), reference=reference_features)
+    assert 0 <= scores.label_agreement <= 1
+    assert scores.classifier_frechet > 0

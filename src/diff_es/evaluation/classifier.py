@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 
 class ImageClassifier(Protocol):
-    """A trained classifier, in eval mode, that reads images of the range [0, 1]."""
+    """A trained classifier, in eval mode, that reads images in [-1, 1], the range of diffusers' models."""
 
     training: bool
 
     def __call__(self, images: Tensor, /) -> Tensor:
-        """Map images (N, 3, H, W) to logits (N, classes)."""
+        """Map images (N, 3, H, W) in [-1, 1] to logits (N, classes)."""
 
     def features(self, images: Tensor, /) -> Tensor:
-        """Map images (N, 3, H, W) to the features (N, D) that the logits are made of."""
+        """Map images (N, 3, H, W) in [-1, 1] to the features (N, D) that the logits are made of."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ def classifier_scores(
         batch_size: Images per call of the classifier.
 
     Raises:
-        InputError: the classifier is in training mode, labels and images differ in number, or N or M is below 2.
+        InputError: the classifier is in training mode, labels and images differ in number, images are outside
+            [0, 1], or N or M is below 2.
     """
     _check_eval(classifier)
     if labels.shape != images.shape[:1]:
@@ -76,7 +77,7 @@ def extract_features(classifier: ImageClassifier, images: Tensor, *, batch_size:
     """Return the classifier's features (N, D) of images (N, 3, H, W) in [0, 1].
 
     Raises:
-        InputError: the classifier is in training mode.
+        InputError: the classifier is in training mode, or images are outside [0, 1].
     """
     _check_eval(classifier)
     with torch.no_grad():
@@ -85,7 +86,11 @@ def extract_features(classifier: ImageClassifier, images: Tensor, *, batch_size:
 
 
 def _batches(images: Tensor, size: int) -> tuple[Tensor, ...]:
-    return torch.split(images, size)
+    """Cut into batches, moved from [0, 1] to the classifier's [-1, 1]; NaN passes, because it must be counted."""
+    if ((images < 0) | (images > 1)).any():
+        low, high = float(images.min()), float(images.max())
+        raise InputError(f"images must lie in [0, 1], got values from {low:.4g} to {high:.4g}.")
+    return torch.split(images * 2 - 1, size)
 
 
 def _check_eval(classifier: ImageClassifier) -> None:
