@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def plain_obs(
-    weight: torch.Tensor, hessian: torch.Tensor, removals: Sequence[int], damping: float
+    weight: torch.Tensor, hessian: torch.Tensor, removals: Sequence[int], damping: float, *, in_place: bool = False
 ) -> tuple[list[int], list[torch.Tensor], list[torch.Tensor]]:
     """Column-by-column OBS in float64.
 
@@ -23,6 +23,8 @@ def plain_obs(
         hessian: (columns, columns), no zero on the diagonal.
         removals: Cumulative number of columns removed at each level.
         damping: Share of the mean diagonal.
+        in_place: Write the two rank-one updates without temporaries. The same mathematics; how much it saves depends on
+            the memory allocator, so the benchmark times both.
 
     Returns:
         Removal order, and per level the kept columns and the weight, (rows, columns) with removed columns zero.
@@ -41,8 +43,12 @@ def plain_obs(
             scores[~alive] = torch.inf
             j = int(scores.argmin())
             row, pivot = inverse[j].clone(), inverse[j, j].clone()
-            w -= torch.outer(w[:, j], row) / pivot
-            inverse -= torch.outer(row, row) / pivot
+            if in_place:
+                w.addr_(w[:, j].clone(), row, alpha=-1 / float(pivot))
+                inverse.addr_(row, row, alpha=-1 / float(pivot))
+            else:
+                w -= torch.outer(w[:, j], row) / pivot
+                inverse -= torch.outer(row, row) / pivot
             w[:, j] = 0.0
             inverse[j, :] = 0.0
             inverse[:, j] = 0.0

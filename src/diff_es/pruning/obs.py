@@ -40,12 +40,12 @@ class ObsConfig:
         max_damping: Where the factorisation fails all the same, damping is raised tenfold up to this share,
             >= `damping`. The damping used is recorded in the trajectory.
         block_size: Removals between two updates of the whole weight and inverse (groups of one column only), >= 1.
-            Changes speed and rounding, not the result.
+            Changes speed and rounding, not the result; 128 measured fastest on 1152 x 4608, and no worse on 256 x 1024.
     """
 
     damping: float = 0.01
     max_damping: float = 1.0
-    block_size: int = 64
+    block_size: int = 128
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -103,6 +103,7 @@ def obs_trajectory(  # noqa: PLR0913
     Args:
         weight: W, (rows, columns), any float dtype. Group g owns columns g * group_size … (g + 1) * group_size - 1.
         hessian: X X^T of the layer's inputs, or any positive multiple of it, or `centred_hessian`; (columns, columns).
+            Symmetric up to rounding; the lower triangle counts.
         group_size: Columns per group: the head dimension, or 1 for FFN channels.
         removals: Cumulative number of groups removed at each level: from 0, never falling, to num_groups at most.
         config: Damping and block size.
@@ -117,12 +118,10 @@ def obs_trajectory(  # noqa: PLR0913
     """
     _check_shapes(weight, hessian, group_size, removals, name)
     _check_values(weight, hessian, name)
-    symmetric = hessian.detach().double()
-    symmetric = (symmetric + symmetric.T) / 2
     damping = config.damping
     while True:
         try:
-            return _solve(weight.detach(), symmetric, group_size, removals, (damping, config.block_size))
+            return _solve(weight.detach(), hessian.detach(), group_size, removals, (damping, config.block_size))
         except IndefiniteError as error:
             raised = damping * 10
             if raised > config.max_damping * (1 + 1e-9):
