@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 from hypothesis import strategies as st
@@ -14,10 +15,11 @@ def space_of(calls: tuple[int, ...], num_levels: int, sparsity: float) -> Schedu
     return ScheduleSpace(calls, num_levels, sparsity, (num_levels,) * len(calls))
 
 
-def all_schedules(space: ScheduleSpace) -> list[Levels]:
+@functools.lru_cache
+def all_schedules(space: ScheduleSpace) -> tuple[Levels, ...]:
     """Every schedule of a small space, by brute force."""
     boxes = itertools.product(*(range(cap + 1) for cap in space.max_levels))
-    return [levels for levels in boxes if space.contains(levels)]
+    return tuple(levels for levels in boxes if space.contains(levels))
 
 
 @st.composite

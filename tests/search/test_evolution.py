@@ -30,7 +30,7 @@ def finish(algorithm: EvolutionarySearch, fitness: Callable[[Levels], float]) ->
 
 
 @given(spaces(), st.integers(0, 100))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_every_candidate_is_in_the_space_and_asked_once(space: ScheduleSpace, seed: int) -> None:
     asked: list[Levels] = []
     algorithm = EvolutionarySearch(space, EvolutionConfig(generations=5, seed=seed))
@@ -130,7 +130,7 @@ def test_the_order_and_portions_of_telling_do_not_matter(order: random.Random, s
 
 
 @given(spaces(max_stages=5), st.integers(0, 50))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_the_best_never_worsens_and_survivors_are_the_best_seen(space: ScheduleSpace, seed: int) -> None:
     algorithm = EvolutionarySearch(space, EvolutionConfig(generations=8, seed=seed))
     bests: list[float] = []

@@ -131,7 +131,7 @@ def test_a_last_line_with_a_wrong_checksum_is_cut_off(written: Path, tmp_path: P
 def test_a_torn_header_is_written_again_but_a_foreign_file_is_left_alone(written: Path, tmp_path: Path) -> None:
     header = written.read_bytes().split(b"\n")[0] + b"\n"
     path = tmp_path / "journal"
-    for cut in range(len(header)):
+    for cut in (0, *range(1, len(header), 9), len(header) - 1):
         path.write_bytes(header[:cut])
         with Journal(path, HEADER) as journal:
             assert not journal.known()
@@ -149,7 +149,7 @@ def test_a_flipped_byte_in_any_line_but_the_last_is_refused(written: Path, tmp_p
     path = tmp_path / "flipped"
     for number in (1, 2, len(lines) // 2, len(lines) - 1):
         start = sum(map(len, lines[: number - 1]))
-        for at in range(start, start + len(lines[number - 1]) - 1):
+        for at in range(start, start + len(lines[number - 1]) - 1, 3):
             flipped = bytearray(content)
             flipped[at] ^= 4
             path.write_bytes(flipped)

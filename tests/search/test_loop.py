@@ -67,12 +67,14 @@ def deceptive(seed: int) -> Landscape:
     return fitness
 
 
-@pytest.mark.parametrize("landscape_seed", [0, 1])
-@pytest.mark.parametrize("landscape", [separable, rugged, coupled, deceptive])
-def test_finds_the_brute_force_optimum_for_20_of_20_seeds(
-    landscape: Callable[[int], Landscape], landscape_seed: int
-) -> None:
-    fitness = landscape(landscape_seed)
+@pytest.mark.parametrize(
+    "fitness",
+    [separable(0), rugged(0), rugged(1), coupled(0), coupled(5), deceptive(0), deceptive(5)],
+    ids=["separable", "rugged 0", "rugged 1", "coupled 0", "coupled 5", "deceptive 0", "deceptive 5"],
+)
+def test_finds_the_brute_force_optimum_for_20_of_20_seeds(fitness: Landscape) -> None:
+    """100 generations, at most 1,620 of the 32,661 schedules. Without restarts coupled 5 was found by 18 of 20 seeds
+    and deceptive 5 by 9."""
     optimum = max(map(fitness, all_schedules(SPACE)))
     found = [search(fitness, SPACE, EvolutionConfig(seed=seed)).fitness for seed in range(20)]
     assert [value == pytest.approx(optimum, abs=1e-12) for value in found] == [True] * 20
@@ -83,8 +85,8 @@ def test_finds_the_optimum_with_unequal_calls_and_caps() -> None:
     fitness = separable(3)
     padded: Landscape = lambda levels: fitness((*levels, 0))  # noqa: E731
     optimum = max(map(padded, all_schedules(space)))
-    found = [search(padded, space, EvolutionConfig(seed=seed)).fitness for seed in range(20)]
-    assert found == [pytest.approx(optimum, abs=1e-12)] * 20
+    found = [search(padded, space, EvolutionConfig(seed=seed)).fitness for seed in range(5)]
+    assert found == [pytest.approx(optimum, abs=1e-12)] * 5
 
 
 def test_the_result_says_what_was_found_and_how() -> None:
