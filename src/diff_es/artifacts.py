@@ -6,6 +6,7 @@ so a reader never meets half of one; its manifest holds the sha256 of every othe
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -102,6 +103,42 @@ def _refuse_unknown(raw: Any, kept: Any, where: str) -> None:
     elif isinstance(raw, list) and isinstance(kept, list):
         for value, entry in zip(raw, kept, strict=True):
             _refuse_unknown(value, entry, where)
+
+
+@dataclass(frozen=True)
+class _Format:
+    format: int
+
+
+def read_manifest(folder: Path, kind: type[T], newest: int) -> T:
+    """Read the manifest of a folder.
+
+    Raises:
+        ArtifactError: no manifest (the folder is incomplete or foreign), a damaged one, or one of a newer format.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ArtifactError(f"{folder} has no {MANIFEST}: it is incomplete, or was not written by Diff-ES.")
+    version = read_record(path, _Format).format
+    if version > newest:
+        raise ArtifactError(f"{folder} has format {version}; this version reads up to {newest}: upgrade diff-es.")
+    return read_record(path, kind)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process; the lock falls with the process, however it ends.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"{folder} is in use by another run; wait for it or choose another folder.") from error
+        yield
 
 
 def sha256(path: Path) -> str:

@@ -64,11 +64,12 @@ class Requests:
             yield Requests(self.labels[start : start + size], self.seeds[start : start + size])
 
 
-def class_labels(pipe: Any) -> tuple[int, ...]:
-    """Return the class labels that a class-conditional pipeline knows, ascending."""
-    if pipe.labels:
-        return tuple(sorted(set(pipe.labels.values())))
-    return tuple(range(pipe.transformer.config.num_embeds_ada_norm))
+def class_labels(pipe: Any) -> range:
+    """Return the class labels that a class-conditional pipeline knows.
+
+    They run up to the highest named one: two classes may share a name (ImageNet has two cranes).
+    """
+    return range(max(pipe.labels.values()) + 1 if pipe.labels else pipe.transformer.config.num_embeds_ada_norm)
 
 
 def seeded(*key: int, device: torch.device | str = "cpu") -> torch.Generator:

@@ -8,7 +8,7 @@ from diffusers import DiTTransformer2DModel
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from diff_es.evaluation import count_macs
+from diff_es.denoisers import count_macs
 
 
 def dit_call(batch: int) -> dict[str, Tensor]:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from diff_es.artifacts import MANIFEST, FileEntry, check_files, read_record, write_record
+from diff_es.artifacts import MANIFEST, FileEntry, check_files, read_manifest, write_record
 from diff_es.bank.thin import ThinLayer
 from diff_es.denoisers import Fingerprint, Layer
-from diff_es.errors import ArtifactError, InputError
+from diff_es.errors import InputError
 from diff_es.schedule import Allocation, Levels, ScheduleSpace, groups_removed
 from diff_es.stages import StagePlan
 from diff_es.tensors import Shard
@@ -79,11 +79,7 @@ class Bank:
         Raises:
             ArtifactError: not a complete bank, of a newer format, or damaged.
         """
-        info = read_record(folder / MANIFEST, BankInfo)
-        if info.format > FORMAT:
-            raise ArtifactError(
-                f"{folder} has format {info.format}; this version reads up to {FORMAT}: upgrade diff-es."
-            )
+        info = read_manifest(folder, BankInfo, FORMAT)
         check_files(folder, info.files)
         count = 1 if info.shared else info.plan.num_stages
         return cls(info, tuple(Shard(folder / shard_name(index)) for index in range(count)))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from diff_es.denoisers import dit
 from diff_es.denoisers.fingerprint import Fingerprint as Fingerprint
 from diff_es.denoisers.fingerprint import fingerprint as fingerprint
+from diff_es.denoisers.macs import count_macs as count_macs
 from diff_es.denoisers.spec import Conditions as Conditions
 from diff_es.denoisers.spec import DenoiserSpec as DenoiserSpec
 from diff_es.denoisers.spec import Layer as Layer

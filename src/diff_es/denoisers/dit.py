@@ -10,6 +10,7 @@ import torch
 from diff_es.denoisers.absent import attention_without_heads, identity_block
 from diff_es.denoisers.spec import Conditions, DenoiserSpec, GroupAttribute, Layer
 from diff_es.errors import InputError
+from diff_es.sampling import class_labels
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -77,10 +78,10 @@ def _conditions(pipe: Any, labels: Sequence[int] | Tensor) -> Conditions:
         InputError: a label is out of range.
     """
     tensor = torch.as_tensor(labels, dtype=torch.int64)
-    known = sorted(set(pipe.labels.values())) if pipe.labels else range(pipe.transformer.config.num_embeds_ada_norm)
-    strangers = sorted(set(tensor.tolist()) - set(known))
+    known = class_labels(pipe)
+    strangers = sorted({label for label in tensor.tolist() if label not in known})
     if strangers:
-        raise InputError(f"class_labels={strangers} are out of range: the model knows {known[0]}…{known[-1]}.")
+        raise InputError(f"class_labels={strangers} are out of range: the model knows 0…{known[-1]}.")
     return {"class_labels": tensor}
 
 

@@ -10,7 +10,6 @@ from diff_es.evaluation.classifier import ClassifierScores, ImageClassifier, cla
 from diff_es.evaluation.environment import Environment, environment
 from diff_es.evaluation.images import generate
 from diff_es.evaluation.latency import LatencyRecord, describe_speedup, measure_latency, speedup
-from diff_es.evaluation.macs import count_macs
 from diff_es.evaluation.records import Evaluation, Protocol, Samples, ScheduleEvaluation
 
 __all__ = [
@@ -23,7 +22,6 @@ __all__ = [
     "Samples",
     "ScheduleEvaluation",
     "classifier_scores",
-    "count_macs",
     "describe_speedup",
     "environment",
     "extract_features",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from diff_es.denoisers import denoiser_of, spec_of
 from diff_es.errors import InputError
 from diff_es.progress import track
 from diff_es.sampling import sample
@@ -37,15 +38,6 @@ def generate(pipe: Any, requests: Requests, sampler: SamplerConfig, *, batch_siz
     """
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size} must be at least 1.")
-    _check_labels(pipe, requests.labels)
+    spec_of(denoiser_of(pipe)).conditions(pipe, requests.labels)
     batches = list(requests.batches(batch_size))
     return torch.cat([sample(pipe, batch, sampler) for batch in track(batches, "Generating images")])
-
-
-def _check_labels(pipe: Any, labels: tuple[int, ...]) -> None:
-    """Refuse what the pipeline would accept silently: an untrained embedding row looks like any other."""
-    # The highest id, not the set of named ids: ImageNet gives two classes the one name "crane".
-    known = max(pipe.labels.values()) + 1 if pipe.labels else pipe.transformer.config.num_embeds_ada_norm
-    wrong = sorted({label for label in labels if not 0 <= label < known})
-    if wrong:
-        raise InputError(f"labels={wrong} are unknown to this pipeline; its classes are 0…{known - 1}.")

@@ -2,9 +2,11 @@
 
 from diff_es.routing.apply import apply_ as apply_
 from diff_es.routing.apply import check_model as check_model
+from diff_es.routing.apply import install_ as install_
 from diff_es.routing.apply import is_routed as is_routed
 from diff_es.routing.apply import remove_ as remove_
 from diff_es.routing.apply import routed as routed
+from diff_es.routing.load import load as load
 from diff_es.routing.router import DEFAULT_CACHE_BYTES as DEFAULT_CACHE_BYTES
 from diff_es.routing.router import Mode as Mode
 from diff_es.routing.router import Router as Router

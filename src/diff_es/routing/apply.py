@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 _HANDLES = "_diff_es_handles"
 
 
-def apply_(
-    pipe: Any, source: ThinSource, schedule: PruningSchedule, *, mode: Mode = "resident", cache_bytes: int = 0
-) -> Router:
+def apply_(pipe: Any, source: ThinSource, schedule: PruningSchedule, *, mode: Mode = "resident") -> Router:
     """Route the pipeline's denoiser by a schedule; the denoiser is modified in place.
 
     Args:
@@ -31,24 +29,28 @@ def apply_(
         schedule: What to run.
         mode: "resident" keeps the thin weights of all stages on the device; "gather" cuts them out of the dense
             backbone at each stage switch, for less memory.
-        cache_bytes: Bytes of thin layers to keep for schedules to come (a search sets many).
 
     Raises:
-        UnsupportedModelError: the model is routed already, cannot be pruned as it is, or is not the one that
-            the weights belong to.
+        UnsupportedModelError: the model is routed already, cannot be pruned as it is, or is not the one that the
+            weights belong to.
         InputError: the schedule does not fit the weights.
     """
     denoiser = dense_denoiser_of(pipe)
     check_model(denoiser, source)
-    router = Router(denoiser, source, mode, cache_bytes)
+    router = Router(denoiser, source, mode)
     router.set_schedule(schedule)
+    install_(denoiser, router)
+    return router
+
+
+def install_(denoiser: nn.Module, router: Router) -> None:
+    """Hook a router that has its schedule to the denoiser it was made for."""
     handles = (
         denoiser.register_forward_pre_hook(_on_call, with_kwargs=True, prepend=True),
         denoiser.register_state_dict_pre_hook(_on_save),  # type: ignore[no-untyped-call]
         denoiser.register_load_state_dict_pre_hook(_on_load),  # type: ignore[no-untyped-call]
     )
     vars(denoiser).update({ROUTER: router, _HANDLES: handles, "_apply": MethodType(_convert, denoiser)})
-    return router
 
 
 def remove_(pipe: Any) -> None:

@@ -1,0 +1,131 @@
+"""Calibration images: read from a folder or an npz file, never skipped silently, encoded to latents in batches."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from diff_es.errors import InputError
+from diff_es.progress import track
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+_MAX_NPZ_BYTES = 4 * 2**30
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images with their class labels.
+
+    Attributes:
+        images: uint8, shape (N, height, width, 3).
+        labels: int64, shape (N,).
+    """
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        shape = self.images.shape
+        if len(shape) != 4 or shape[-1] != 3 or self.images.dtype != np.uint8 or not len(self.images):
+            raise InputError(
+                f"images must be uint8 of shape (N ≥ 1, height, width, 3), not {self.images.dtype} {shape}."
+            )
+        if self.labels.shape != shape[:1]:
+            raise InputError(f"{len(self.images)} images but labels of shape {self.labels.shape}.")
+
+    def take(self, count: int) -> LabelledImages:
+        """Return `count` images, evenly spread over the set.
+
+        Raises:
+            InputError: the set is smaller.
+        """
+        if count > len(self.images):
+            raise InputError(
+                f"samples={count} but only {len(self.images)} images are there; lower samples or add images."
+            )
+        rows = np.linspace(0, len(self.images) - 1, count).astype(int)
+        return LabelledImages(self.images[rows], self.labels[rows])
+
+
+def read_folder(folder: Path, size: int) -> LabelledImages:
+    """Read an image folder with one subfolder per class; class labels follow the sorted names of the subfolders.
+
+    A subfolder whose name is a number is that class label. Images are resized to the model's size.
+
+    Args:
+        folder: The folder.
+        size: Height and width in pixels.
+
+    Raises:
+        InputError: no folder, no image, or one that cannot be read (it is named; nothing is skipped).
+    """
+    if not folder.is_dir():
+        raise InputError(f"calibration.data={folder} is no folder.")
+    classes = sorted(item for item in folder.iterdir() if item.is_dir())
+    files = [(path, _label(item, index)) for index, item in enumerate(classes) for path in _images(item)]
+    if not files:
+        raise InputError(f"{folder} holds no images: expected {folder}/CLASS/*.png (or jpg, webp, bmp).")
+    images = [_read_image(path, size) for path, _ in track(files, "Reading images")]
+    return LabelledImages(np.stack(images), np.asarray([label for _, label in files], np.int64))
+
+
+def read_npz(path: Path) -> LabelledImages:
+    """Read arrays `images` (uint8, (N, height, width, 3)) and `labels` from an npz file, without pickle.
+
+    Raises:
+        InputError: no such file, an unreadable or too large one, or missing arrays.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(item.file_size for item in archive.infolist())
+        if size > _MAX_NPZ_BYTES:
+            raise InputError(f"{path} unpacks to {size} bytes, over the limit of {_MAX_NPZ_BYTES}.")
+        with np.load(path, allow_pickle=False) as arrays:
+            return LabelledImages(arrays["images"], arrays["labels"].astype(np.int64))
+    except (OSError, zipfile.BadZipFile, KeyError) as error:
+        raise InputError(f"{path} cannot be read as an npz with `images` and `labels`: {error}") from error
+
+
+@torch.no_grad()
+def encode(pipe: Any, images: npt.NDArray[np.uint8], batch_size: int = 64) -> Tensor:
+    """Encode images to clean latents in the denoiser's units, shape (N, C, h, w), float32 on the CPU.
+
+    Args:
+        pipe: Gives the VAE; the mean of its posterior is taken.
+        images: uint8, shape (N, height, width, 3).
+        batch_size: Images per call of the VAE.
+    """
+    parameter = next(pipe.vae.parameters())
+    latents = []
+    for start in track(range(0, len(images), batch_size), "Encoding images"):
+        batch = torch.from_numpy(images[start : start + batch_size]).permute(0, 3, 1, 2)
+        scaled = (batch.float() / 127.5 - 1).to(parameter.device, parameter.dtype)
+        latents.append(pipe.vae.encode(scaled).latent_dist.mean.float().cpu() * pipe.vae.config.scaling_factor)
+    return torch.cat(latents)
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
+
+
+def _label(folder: Path, index: int) -> int:
+    return int(folder.name) if folder.name.isdigit() else index
+
+
+def _read_image(path: Path, size: int) -> npt.NDArray[np.uint8]:
+    try:
+        with Image.open(path) as image:
+            resized = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+    except (UnidentifiedImageError, OSError) as error:
+        raise InputError(f"{path} cannot be read as an image ({error}); repair or remove it.") from error
+    return np.asarray(resized, np.uint8)

@@ -1,0 +1,5 @@
+"""SCORE a schedule against fixed probes."""
+
+from diff_es.fitness.result import Result as Result
+from diff_es.fitness.result import run as run
+from diff_es.fitness.trajectory import TrajectoryFitness as TrajectoryFitness

@@ -1,0 +1,74 @@
+"""What a pipeline run gives to compare: images, latents, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from diff_es.sampling import Requests, SamplerConfig, sample
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run of the pipeline.
+
+    Attributes:
+        images: Shape (N, 3, height, width), in [0, 1]; None where the run stopped before decoding.
+        latents: Final latents in the denoiser's units, shape (N, C, h, w).
+    """
+
+    images: Tensor | None
+    latents: Tensor
+
+    def of(self, needs: str) -> Tensor:
+        """Return "images" or "latents", whichever a metric needs."""
+        chosen = self.images if needs == "images" else self.latents
+        assert chosen is not None
+        return chosen
+
+
+class _Stop(Exception):  # noqa: N818 (ends a run early, no error)
+    """Leaves the pipeline before it decodes."""
+
+
+def run(pipe: Any, requests: Requests, sampler: SamplerConfig, *, decode: bool = True) -> Result:
+    """Sample once and keep the final latents.
+
+    Args:
+        pipe: The pipeline.
+        requests: Labels and seeds.
+        sampler: Steps and guidance.
+        decode: Whether images are wanted; without them the VAE does not run.
+    """
+    captured: list[Tensor] = []
+    with _capture_latents(pipe, captured, decode=decode):
+        try:
+            images: Tensor | None = sample(pipe, requests, sampler)
+        except _Stop:
+            pipe.maybe_free_model_hooks()
+            images = None
+    return Result(images, captured[0])
+
+
+@contextmanager
+def _capture_latents(pipe: Any, captured: list[Tensor], *, decode: bool) -> Iterator[None]:
+    """Take the latents where every latent pipeline passes them on: the VAE's decode."""
+    vae = pipe.vae
+    original = vae.decode
+
+    def capture(latents: Tensor, *args: Any, **kwargs: Any) -> Any:
+        captured.append((latents.detach() * vae.config.scaling_factor).float().cpu())
+        if not decode:
+            raise _Stop
+        return original(latents, *args, **kwargs)
+
+    vae.decode = capture
+    try:
+        yield
+    finally:
+        del vae.decode

@@ -1,0 +1,109 @@
+"""SCORE a schedule: sample fixed probes with the routed model and compare them with the dense model's results."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from diff_es.denoisers import dense_denoiser_of
+from diff_es.fitness.replay import CallCount, ReplayStore, replayed
+from diff_es.fitness.result import Result, run
+from diff_es.metrics import Metric, metrics
+from diff_es.routing import DEFAULT_CACHE_BYTES, Router, check_model, install_, remove_
+from diff_es.sampling import Requests, SamplerConfig
+from diff_es.search import Evaluation as Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from diff_es.bank import ThinSource
+    from diff_es.schedule import Allocation, Levels, PruningSchedule
+
+#: Bytes of denoiser outputs that are kept for replay.
+DEFAULT_REPLAY_BYTES = 2 * 2**30
+
+
+class TrajectoryFitness:
+    """The fitness of stage levels under one allocation, on fixed probes.
+
+    The model is dense between calls: each call installs the router, samples, and removes it.
+    """
+
+    def __init__(  # noqa: PLR0913 (each is one independent fact of the measurement)
+        self,
+        pipe: Any,
+        source: ThinSource,
+        probes: Requests,
+        allocation: Allocation,
+        *,
+        metric: str | Metric = "ssim",
+        sampler: SamplerConfig | None = None,
+        batch_size: int = 16,
+        replay_bytes: int = DEFAULT_REPLAY_BYTES,
+    ) -> None:
+        """Prepare the measurement.
+
+        Args:
+            pipe: The dense pipeline.
+            source: The bank.
+            probes: Labels and seeds; the search should never share them with the final evaluation.
+            allocation: What stage levels mean for layers.
+            metric: A registered metric, or one of your own. Its mean over the probes is the fitness, negated where
+                lower is better.
+            sampler: Steps and guidance; the steps must be the ones that the bank's stages were made for.
+            batch_size: Probes per run of the pipeline.
+            replay_bytes: Bytes of denoiser outputs to keep for replay; 0 turns replay off.
+
+        Raises:
+            InputError: unknown metric.
+            UnsupportedModelError: the bank belongs to another model.
+        """
+        self.metric = metrics[metric] if isinstance(metric, str) else metric
+        self.allocation = allocation
+        self._pipe = pipe
+        self._denoiser = dense_denoiser_of(pipe)
+        check_model(self._denoiser, source)
+        self._source = source
+        self._sampler = sampler or SamplerConfig(len(source.plan.timesteps))
+        self._batches = list(probes.batches(batch_size))
+        self._store = ReplayStore(replay_bytes)
+        self._router = Router(self._denoiser, source, cache_bytes=DEFAULT_CACHE_BYTES)
+
+    def __call__(self, levels: Levels) -> Outcome:
+        """Score stage levels."""
+        return self.score(self.allocation.resolve(levels))
+
+    def score(self, schedule: PruningSchedule) -> Outcome:
+        """Score a schedule: the mean over the probes, higher is better; NaN where an image or latent is NaN."""
+        total = CallCount()
+        scores = [
+            self.metric.score(result.of(self.metric.needs), dense.of(self.metric.needs))
+            for result, dense in zip(self._sample(schedule, total), self._dense, strict=True)
+        ]
+        return Outcome(float(torch.cat(scores).mean()), total.run, total.replayed)
+
+    def sample(self, schedule: PruningSchedule) -> list[Result]:
+        """Return the routed results, one per batch of probes."""
+        return list(self._sample(schedule, CallCount()))
+
+    def _sample(self, schedule: PruningSchedule, total: CallCount) -> Iterator[Result]:
+        self._router.set_schedule(schedule)
+        install_(self._denoiser, self._router)
+        try:
+            for index, batch in enumerate(self._batches):
+                with replayed(self._denoiser, self._source.plan, schedule, index, self._store) as count:
+                    yield self._run(batch)
+                total.run += count.run
+                total.replayed += count.replayed
+        finally:
+            remove_(self._pipe)
+
+    @cached_property
+    def _dense(self) -> list[Result]:
+        """The dense results, one per batch of probes."""
+        return [self._run(batch) for batch in self._batches]
+
+    def _run(self, batch: Requests) -> Result:
+        return run(self._pipe, batch, self._sampler, decode=self.metric.needs == "images")
