@@ -42,7 +42,7 @@ def test_a_sampler_with_noise_at_every_step_is_repeatable(tiny_pipe: DiTPipeline
 
 @pytest.mark.parametrize("label", [-1, 3, 1000])
 def test_labels_the_pipeline_does_not_know_are_refused(tiny_pipe: DiTPipeline, label: int) -> None:
-    with pytest.raises(InputError, match=rf"labels=\[{label}\] are unknown to this pipeline; its classes are 0…2"):
+    with pytest.raises(InputError, match=rf"class_labels=\[{label}\] are out of range: the model knows 0…2"):
         generate(tiny_pipe, Requests((0, label), (1, 2)), SAMPLER, batch_size=2)
 
 
