@@ -1,0 +1,164 @@
+"""Recipe: everything that one run needs, as strict YAML in and out.
+
+An unknown key is an error that names the nearest known one; nothing is guessed. Every key has a default but `model`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from diff_es.errors import InputError
+from diff_es.registry import suggest
+
+_MAX_BYTES = 2**20
+
+Positive = Annotated[int, Field(ge=1)]
+Comparison = Literal["uniform", "three-stage", "searched-uniform"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class SamplerSection(_Section):
+    """How images are sampled; the schedule is searched for exactly this."""
+
+    steps: Positive = Field(20, description="inference steps of the pipeline's own scheduler")
+    guidance_scale: float = Field(4.0, ge=0, description="classifier-free guidance; 1 or less means none")
+
+
+class CalibrationSection(_Section):
+    """Where layer statistics come from."""
+
+    source: Literal["dataset", "sampling"] = Field(
+        "dataset", description="noised images of `data`, or the dense model's own denoising trajectories"
+    )
+    data: str = Field("zoo:fashion", description="zoo:fashion, an image folder with one subfolder per class, or an npz")
+    samples: Positive = Field(1024, description="images (dataset) or sampling runs (sampling)")
+    batch_size: Positive = Field(64, description="images per denoiser call")
+    shared: bool = Field(False, description="one set of statistics for all stages")
+    memory_limit_gib: float = Field(4.0, gt=0, description="device memory for Hessians, in GiB")
+
+
+class PruningSection(_Section):
+    """What is removed, and in how many levels."""
+
+    method: str = Field("obs", description="obs, wanda, magnitude or layerdrop")
+    levels: Positive = Field(16, description="H: level l removes l/H of the groups of a layer")
+    damping: float = Field(0.01, gt=0, le=1, description="OBS: share of the mean diagonal added to the Hessian")
+    intercept: bool = Field(False, description="OBS: let the bias take part in the least squares")
+
+
+class SearchSection(_Section):
+    """The evolutionary search."""
+
+    sparsity: float = Field(0.5, ge=0, le=1, description="share of the prunable MACs to remove over a denoising run")
+    allocation: Literal["uniform", "sensitivity"] = Field(
+        "sensitivity",
+        description="what a stage level means for its layers: the same share of each, or sparing the sensitive",
+    )
+    metric: str = Field("ssim", description="fitness: ssim, psnr, latent_mse, latent_cosine or a registered one")
+    probes: Positive = Field(16, description="images that each schedule is scored on")
+    batch_size: Positive = Field(16, description="probes per run of the pipeline")
+    generations: int = Field(100, ge=0, description="generations after the start population")
+    survivors: Positive = Field(4, description="survivors of each generation")
+    offspring: Positive = Field(16, description="offspring of each generation")
+    max_mutation: Positive = Field(5, description="largest level switch")
+    sensitivity_samples: Positive = Field(32, description="rows of the batch on which layer errors are measured")
+
+
+class EvaluationSection(_Section):
+    """How the result is measured against the dense model and simpler schedules."""
+
+    compare: tuple[Comparison, ...] = Field(
+        ("uniform", "three-stage", "searched-uniform"), description="schedules to measure beside the result"
+    )
+    probes: Positive = Field(64, description="images for fidelity to dense; the search never saw them")
+    images: Positive = Field(256, description="images for label agreement and the Fréchet distance")
+    batch_size: Positive = Field(64, description="images per run of the pipeline")
+    latency_batch_size: Positive = Field(32, description="images per timed run")
+    latency_repeats: Positive = Field(20, description="timed runs of each side, alternating")
+
+
+class Recipe(_Section):
+    """One run from start to end."""
+
+    model: str = Field(description="zoo:NAME, a folder, or a Hugging Face id of a diffusers pipeline")
+    dtype: Literal["float32", "float16", "bfloat16"] = Field("float32", description="data type of the weights")
+    device: str = Field("auto", description="auto (CUDA if there is one), cpu, cuda, cuda:1, …")
+    seed: int = Field(0, ge=0, description="of everything random in the run")
+    stages: Positive = Field(10, description="stages of the denoising run, at most one per step")
+    sampler: SamplerSection = SamplerSection()
+    calibration: CalibrationSection = CalibrationSection()
+    pruning: PruningSection = PruningSection()
+    search: SearchSection = SearchSection()
+    evaluation: EvaluationSection = EvaluationSection()
+
+    @classmethod
+    def read(cls, path: Path) -> Recipe:
+        """Read a recipe from YAML.
+
+        Raises:
+            InputError: no such file, no YAML, an unknown key or an impossible value; every problem is listed.
+        """
+        if not path.is_file():
+            raise InputError(f"recipe={path}: no such file.")
+        if path.stat().st_size > _MAX_BYTES:
+            raise InputError(f"recipe={path} is larger than {_MAX_BYTES} bytes.")
+        try:
+            content = yaml.load(path.read_text("utf-8"), _Loader)  # a SafeLoader
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} is no valid YAML: {error}") from error
+        return cls.parse(content, str(path))
+
+    @classmethod
+    def parse(cls, content: Any, origin: str = "recipe") -> Recipe:
+        """Check a recipe given as plain dictionaries and lists."""
+        try:
+            # Strictness is about types that YAML already tells apart; a list may stand for a tuple.
+            return cls.model_validate_json(_as_json(content))
+        except ValidationError as error:
+            problems = "\n".join(f"  {_explain(problem)}" for problem in error.errors())
+            raise InputError(f"{origin} cannot be used:\n{problems}") from error
+
+    def dump(self) -> str:
+        """Return the resolved recipe, every key with its value, as YAML."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without aliases (they can blow up to gigabytes) and without repeated keys (the first would be lost)."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not allowed in a recipe")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep) for key, _ in node.value]
+        repeated = {str(key) for key in keys if keys.count(key) > 1}
+        if repeated:
+            raise yaml.YAMLError(f"{', '.join(sorted(repeated))} appears twice, line {node.start_mark.line + 1}")
+        return super().construct_mapping(node, deep)
+
+
+def _as_json(content: Any) -> bytes:
+    return json.dumps(content if content is not None else {}, default=str).encode()
+
+
+def _explain(problem: Any) -> str:
+    """One line about one problem: where, what, and the nearest known key."""
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        section: Any = Recipe
+        for part in problem["loc"][:-1]:
+            section = section.model_fields[part].annotation
+        return f"{where}: unknown key; {suggest(str(problem['loc'][-1]), section.model_fields)}"
+    if problem["type"] == "missing":
+        return f"{where}: is required."
+    return f"{where}={problem['input']!r}: {problem['msg']}."
