@@ -25,6 +25,10 @@ from diff_es.errors import InputError
 from diff_es.stages import StagePlan
 
 
+#: diffusers' own use of numpy, nothing that a user of ours could change.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
 class SamplerOnly(DiffusionPipeline):
     """A diffusers pipeline that holds a scheduler and no model."""
 
