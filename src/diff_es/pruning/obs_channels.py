@@ -26,7 +26,7 @@ import torch
 from diff_es.pruning.hessian import IndefiniteError
 
 _COMPACT_BELOW = 0.85
-"""Drop the holes once this share of the stored columns is left; anything from 0.75 to 0.95 measured the same."""
+"""Drop the holes once this share of the stored columns is left; 0.75 to 0.93 measured the same on 1152 x 4608."""
 
 
 class ChannelSolver:
