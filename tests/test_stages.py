@@ -24,7 +24,6 @@ from hypothesis import strategies as st
 from diff_es.errors import InputError
 from diff_es.stages import StagePlan
 
-
 #: diffusers' own use of numpy, nothing that a user of ours could change.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
