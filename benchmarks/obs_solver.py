@@ -21,7 +21,8 @@ from typing import Any
 
 import torch
 
-from diff_es.pruning import ObsConfig, ObsTrajectory, obs_trajectory, removals
+from diff_es.pruning import ObsConfig, ObsTrajectory, obs_trajectory
+from diff_es.schedule import groups_removed
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "pruning"))
 from plain_obs import plain_obs
@@ -45,7 +46,7 @@ def timed(function: Any, *args: Any, **kwargs: Any) -> tuple[float, Any]:
 
 def compare(args: argparse.Namespace, weight: torch.Tensor, hessian: torch.Tensor) -> dict[str, Any]:
     """Alternate both solvers over the levels below the last (level 16 keeps nothing)."""
-    counts = removals(args.columns, args.levels)[:-1]
+    counts = groups_removed(args.columns, args.levels)[:-1]
     config = ObsConfig(block_size=args.block_size)
     ours_seconds, plain_seconds, in_place_seconds = [], [], []
     for repeat in range(args.repeats):
@@ -92,7 +93,7 @@ def agreement(
 
 def extrapolate(args: argparse.Namespace, weight: torch.Tensor, hessian: torch.Tensor) -> dict[str, Any]:
     """Full run of our solver; the plain loop only for its first removals, whose cost never changes."""
-    counts = removals(args.columns, args.levels)[:-1]
+    counts = groups_removed(args.columns, args.levels)[:-1]
     config = ObsConfig(block_size=args.block_size)
     run = {"group_size": 1, "config": config, "name": "layer"}
     ours_seconds = [timed(obs_trajectory, weight, hessian, removals=counts, **run)[0] for _ in range(args.repeats)]

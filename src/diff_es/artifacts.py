@@ -60,22 +60,34 @@ def read_record(path: Path, kind: type[T]) -> T:
     Raises:
         ArtifactError: the file is missing, too large, no JSON, or does not hold such a record.
     """
+    content = _content(path)
+    record = _validated(path, content, kind)
+    kept = TypeAdapter(kind).dump_python(record, mode="json")
+    try:
+        _refuse_unknown(json.loads(content, object_pairs_hook=_unique), kept, "")
+    except InputError as error:
+        raise ArtifactError(f"{path} is no valid {kind.__name__}: {error}") from error
+    return record
+
+
+def _content(path: Path) -> bytes:
     if not path.is_file():
         raise ArtifactError(f"{path} is missing.")
     if path.stat().st_size > _MAX_JSON_BYTES:
         raise ArtifactError(f"{path} is larger than {_MAX_JSON_BYTES} bytes; it was not written by Diff-ES.")
-    content = path.read_bytes()
-    adapter = TypeAdapter(kind)
+    return path.read_bytes()
+
+
+def _validated(path: Path, content: bytes, kind: type[T]) -> T:
+    """Read JSON into a dataclass, types strictly, keys that it does not have ignored."""
     try:
-        record = adapter.validate_json(content, strict=True)
-        _refuse_unknown(json.loads(content, object_pairs_hook=_unique), adapter.dump_python(record, mode="json"), "")
+        return TypeAdapter(kind).validate_json(content, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise ArtifactError(f"{path} is no valid {kind.__name__}: {where}: {first['msg']}.") from error
     except InputError as error:
         raise ArtifactError(f"{path} is no valid {kind.__name__}: {error}") from error
-    return record
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -119,7 +131,8 @@ def read_manifest(folder: Path, kind: type[T], newest: int) -> T:
     path = folder / MANIFEST
     if not path.is_file():
         raise ArtifactError(f"{folder} has no {MANIFEST}: it is incomplete, or was not written by Diff-ES.")
-    version = read_record(path, _Format).format
+    # Read leniently: a newer format may hold what this version does not know, and that is what to say.
+    version = _validated(path, _content(path), _Format).format
     if version > newest:
         raise ArtifactError(f"{folder} has format {version}; this version reads up to {newest}: upgrade diff-es.")
     return read_record(path, kind)

@@ -199,9 +199,22 @@ class ScheduleSpace:
 
 
 def groups_removed(num_groups: int, num_levels: int) -> tuple[int, ...]:
-    """How many of a layer's groups are gone at each level 0…H: ℓ/H of them, halves rounded up.
+    """Return how many of a layer's groups are gone at each level: l/H of them, halves rounded up.
 
-    With 8 heads and H = 16, levels 1 and 2 remove one head, 3 and 4 two, and so on; with H = 8 every level removes
-    one. Level H removes all.
+    The rounding is done in integers, because a float quotient would round 0.5 differently from case to case. With
+    8 heads and H = 16, levels 1 and 2 remove one head, 3 and 4 two, and so on; with H = 8 every level removes one.
+
+    Args:
+        num_groups: Groups of the layer (heads, channels or blocks), at least 1.
+        num_levels: H, the highest level, at least 1.
+
+    Returns:
+        H + 1 non-decreasing counts, from 0 at level 0 to `num_groups` at level H.
+
+    Raises:
+        InputError: either number is below 1.
     """
+    for argument, value in (("num_groups", num_groups), ("num_levels", num_levels)):
+        if value < 1:
+            raise InputError(f"{argument}={value} must be at least 1.")
     return tuple((2 * level * num_groups + num_levels) // (2 * num_levels) for level in range(num_levels + 1))

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diff_es.errors import InputError
-from diff_es.pruning import group_columns, kept_groups, removals
+from diff_es.pruning import group_columns, kept_groups
+from diff_es.schedule import groups_removed
 
 
 @pytest.mark.parametrize(
@@ -23,12 +24,12 @@ from diff_es.pruning import group_columns, kept_groups, removals
     ],
 )
 def test_known_cases(num_groups: int, num_levels: int, expected: tuple[int, ...]) -> None:
-    assert removals(num_groups, num_levels) == expected
+    assert groups_removed(num_groups, num_levels) == expected
 
 
 @given(num_groups=st.integers(1, 20_000), num_levels=st.integers(1, 64))
 def test_monotone_complete_and_never_half_a_group_off(num_groups: int, num_levels: int) -> None:
-    counts = removals(num_groups, num_levels)
+    counts = groups_removed(num_groups, num_levels)
     assert len(counts) == num_levels + 1
     assert counts[0] == 0
     assert counts[-1] == num_groups
@@ -40,8 +41,8 @@ def test_monotone_complete_and_never_half_a_group_off(num_groups: int, num_level
 
 @pytest.mark.parametrize(("num_groups", "num_levels"), [(0, 4), (4, 0), (-1, 2)])
 def test_less_than_one_is_refused(num_groups: int, num_levels: int) -> None:
-    with pytest.raises(InputError, match="give at least 1"):
-        removals(num_groups, num_levels)
+    with pytest.raises(InputError, match="must be at least 1"):
+        groups_removed(num_groups, num_levels)
 
 
 def test_kept_groups_and_their_columns() -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from diff_es.errors import ArtifactError, InputError
 from diff_es.schedule import Levels
-from diff_es.search import Candidate, Evaluation, EvolutionConfig, Journal, JournalEntry, JournalHeader, search
+from diff_es.search import Candidate, EvolutionConfig, Journal, JournalEntry, JournalHeader, Outcome, search
 
 from .spaces import space_of
 
@@ -47,7 +47,7 @@ def rough_until(limit: int) -> object:
 
 
 def entry(levels: Levels, fitness: float, child: int = 0) -> JournalEntry:
-    return JournalEntry(Candidate(levels, 0, child), Evaluation(fitness, 40, 12), 0.25)
+    return JournalEntry(Candidate(levels, 0, child), Outcome(fitness, 40, 12), 0.25)
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,11 @@ from diff_es.errors import InputError
 from diff_es.schedule import Levels, ScheduleSpace
 from diff_es.search import (
     Candidate,
-    Evaluation,
     EvolutionConfig,
     GenerationRecord,
     Journal,
     JournalHeader,
+    Outcome,
     Scored,
     run_search,
     search,
@@ -126,10 +126,10 @@ def test_all_unusable_stops_after_the_start_population() -> None:
 def test_records_and_foreign_numbers_are_written_as_plain_ones(tmp_path: Path) -> None:
     config = EvolutionConfig(generations=1)
     with Journal(tmp_path / "j", JournalHeader("x", SPACE, config)) as journal:
-        search(lambda levels: Evaluation(np.float32(sum(levels[:2])), 40, 15), SPACE, config, journal)  # type: ignore[arg-type]
+        search(lambda levels: Outcome(np.float32(sum(levels[:2])), 40, 15), SPACE, config, journal)  # type: ignore[arg-type]
         entries = journal.entries()
-    assert all(type(entry.evaluation.fitness) is float for entry in entries)
-    assert all((entry.evaluation.denoiser_calls, entry.evaluation.replayed_calls) == (40, 15) for entry in entries)
+    assert all(type(entry.outcome.fitness) is float for entry in entries)
+    assert all((entry.outcome.denoiser_calls, entry.outcome.replayed_calls) == (40, 15) for entry in entries)
     assert all(entry.seconds >= 0 for entry in entries)
 
 

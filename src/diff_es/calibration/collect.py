@@ -37,7 +37,8 @@ class CalibrationConfig:
 
     Attributes:
         stages: The stages to collect for.
-        collect: Statistics to keep: "second_moment" (OBS), "input_norms" (Wanda), "similarity" (LayerDrop).
+        collect: Statistics to keep: "second_moment" (OBS), "input_norms" (Wanda), "similarity" (LayerDrop). Nothing
+            for a pruner that looks at weights only (magnitude); the model is not run then.
         shared: Collect one set over all timesteps and use it for every stage (the paper does so for SDXL).
         memory_limit: Bytes of device memory that second moments may take at once; when not all layers fit, the
             model runs over the inputs several times.
@@ -47,10 +48,6 @@ class CalibrationConfig:
     collect: tuple[Statistic, ...] = ("second_moment", "input_norms", "similarity")
     shared: bool = False
     memory_limit: int = 4 * 2**30
-
-    def __post_init__(self) -> None:
-        if not self.collect:
-            raise InputError("CalibrationConfig.collect is empty: name at least one statistic.")
 
 
 def calibrate(
@@ -69,6 +66,8 @@ def calibrate(
         UnsupportedModelError: no spec for the denoiser, or a state that cannot be pruned.
         InputError: the memory limit does not hold even one layer.
     """
+    if not config.collect:
+        return CalibrationStats(({},), config.stages.num_stages)
     passes = _plan_passes(_layers(pipe, config), config)
     sets: list[Mapping[str, Tensor]] = []
     keys = [None] if config.shared else list(range(config.stages.num_stages))

@@ -76,8 +76,9 @@ class ScheduleEvaluation:
         levels: Stage levels, stage 0 first; None for the dense model.
         ssim: Mean SSIM to the dense images, in [-1, 1]; higher is better.
         latent_mse: Mean squared difference to the dense latents; lower is better.
-        label_agreement: Share of images, in [0, 1], that the classifier gives the requested label.
-        classifier_frechet: Fréchet distance on classifier features (not FID); lower is better.
+        label_agreement: Share of images, in [0, 1], that the classifier gives the requested label; None where there is
+            no classifier for the model.
+        classifier_frechet: Fréchet distance on classifier features (not FID); lower is better; None as above.
         macs: Multiply-adds of all denoiser calls for one image, guidance included.
         macs_ratio: `macs` as a share of the dense model's, in (0, 1].
         latency: Measured time of one pipeline call of `latency_batch_size` images.
@@ -88,8 +89,8 @@ class ScheduleEvaluation:
     levels: Levels | None
     ssim: float
     latent_mse: float
-    label_agreement: float
-    classifier_frechet: float
+    label_agreement: float | None
+    classifier_frechet: float | None
     macs: int
     macs_ratio: float
     latency: LatencyRecord

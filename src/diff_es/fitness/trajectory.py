@@ -13,7 +13,7 @@ from diff_es.fitness.result import Result, run
 from diff_es.metrics import Metric, metrics
 from diff_es.routing import DEFAULT_CACHE_BYTES, Router, check_model, install_, remove_
 from diff_es.sampling import Requests, SamplerConfig
-from diff_es.search import Evaluation as Outcome
+from diff_es.search import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,21 +1,25 @@
 """DECIDE which groups go, and compensate for them: tensors in, tensors out.
 
 `obs` removes groups one by one and moves their work onto the others; `wanda`, `magnitude` and `layerdrop` only rank.
-`levels.removals` says how many groups each level removes. Nothing here knows a model, a hook or a file.
+`build_bank` runs one of them over a model and keeps what it finds.
 """
 
 from __future__ import annotations
 
 from diff_es.pruning import layerdrop, magnitude, wanda
+from diff_es.pruning.build import build_bank
 from diff_es.pruning.hessian import centred_hessian, compensate_bias, damped_hessian
-from diff_es.pruning.levels import removals
 from diff_es.pruning.obs import ObsConfig, ObsLevel, ObsTrajectory, obs_trajectory
+from diff_es.pruning.pruners import BankConfig, Pruner, pruners
 from diff_es.pruning.ranking import group_columns, kept_groups
 
 __all__ = [
+    "BankConfig",
     "ObsConfig",
     "ObsLevel",
     "ObsTrajectory",
+    "Pruner",
+    "build_bank",
     "centred_hessian",
     "compensate_bias",
     "damped_hessian",
@@ -24,6 +28,6 @@ __all__ = [
     "layerdrop",
     "magnitude",
     "obs_trajectory",
-    "removals",
+    "pruners",
     "wanda",
 ]

@@ -76,11 +76,13 @@ def columns(evaluation: Evaluation) -> tuple[Column, ...]:
     return (
         Column("SSIM to dense", True, lambda s: s.ssim, lambda s: number(s.ssim, ".3f")),
         Column("Latent MSE to dense", False, lambda s: s.latent_mse, lambda s: number(s.latent_mse, ".4f")),
-        Column("Label agreement", True, lambda s: s.label_agreement, lambda s: number(s.label_agreement, ".1%")),
+        Column(
+            "Label agreement", True, lambda s: _known(s.label_agreement), lambda s: number(s.label_agreement, ".1%")
+        ),
         Column(
             "Fréchet distance on classifier features",
             False,
-            lambda s: s.classifier_frechet,
+            lambda s: _known(s.classifier_frechet),
             lambda s: number(s.classifier_frechet, ".2f"),
         ),
         Column(
@@ -117,8 +119,10 @@ def rows(evaluation: Evaluation) -> tuple[Row, ...]:
     )
 
 
-def number(value: float, form: str) -> str:
-    """Format a number; a broken measurement is called what it is."""
+def number(value: float | None, form: str) -> str:
+    """Format a number; a missing or broken measurement is called what it is."""
+    if value is None:
+        return "not measured"
     return format(value, form) if math.isfinite(value) else "not finite"
 
 
@@ -144,6 +148,11 @@ def _best(column: Column, evaluation: Evaluation) -> str | None:
     if len({column.text(schedule) for schedule in pruned}) < 2:
         return None
     return column.text((max if column.higher_is_better else min)(pruned, key=column.value))
+
+
+def _known(value: float | None) -> float:
+    """A missing value is never the best one."""
+    return math.nan if value is None else value
 
 
 def _slower(value: float) -> str:

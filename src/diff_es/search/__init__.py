@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from diff_es.search.base import Candidate as Candidate
-from diff_es.search.base import Evaluation as Evaluation
 from diff_es.search.base import FitnessSummary as FitnessSummary
 from diff_es.search.base import GenerationRecord as GenerationRecord
+from diff_es.search.base import Outcome as Outcome
 from diff_es.search.base import ScheduleSearch as ScheduleSearch
 from diff_es.search.base import Scored as Scored
 from diff_es.search.evolution import EvolutionarySearch as EvolutionarySearch

@@ -26,7 +26,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Outcome:
     """What a fitness function reports of one schedule.
 
     Attributes:

@@ -23,7 +23,7 @@ from typing import Any
 from diff_es.artifacts import sync
 from diff_es.errors import ArtifactError, InputError
 from diff_es.schedule import Levels, ScheduleSpace
-from diff_es.search.base import Candidate, Evaluation
+from diff_es.search.base import Candidate, Outcome
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +38,12 @@ class JournalEntry:
 
     Attributes:
         candidate: The schedule and its place in the search.
-        evaluation: Its fitness, and the denoiser calls that were run and replayed for it.
+        outcome: Its fitness, and the denoiser calls that were run and replayed for it.
         seconds: How long the evaluation took.
     """
 
     candidate: Candidate
-    evaluation: Evaluation
+    outcome: Outcome
     seconds: float
 
     @property
@@ -52,7 +52,7 @@ class JournalEntry:
 
         Time and the split into calls run and replayed are left out: after a restart the replay memory is empty.
         """
-        return (self.candidate.generation, self.candidate.child, self.candidate.levels, repr(self.evaluation.fitness))
+        return (self.candidate.generation, self.candidate.child, self.candidate.levels, repr(self.outcome.fitness))
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Journal:
 
     def known(self) -> Mapping[Levels, float]:
         """Return the fitness of every schedule in the journal."""
-        return {levels: entry.evaluation.fitness for levels, entry in self._entries.items()}
+        return {levels: entry.outcome.fitness for levels, entry in self._entries.items()}
 
     def entries(self) -> list[JournalEntry]:
         """Return the entries in the order in which they were written."""
@@ -153,7 +153,7 @@ class Journal:
                 f"{self.path} was written by a search that went another way ({entry.candidate} there, {candidate} "
                 "here); resume with the versions that it was started with, or start in another folder."
             )
-        return entry.evaluation.fitness
+        return entry.outcome.fitness
 
     def append(self, entry: JournalEntry) -> None:
         """Write one entry and push it to the disk.
@@ -267,7 +267,7 @@ def _complete(line: bytes) -> bool:
 
 
 def _entry_to_json(entry: JournalEntry) -> dict[str, Any]:
-    fitness = entry.evaluation.fitness
+    fitness = entry.outcome.fitness
     return {
         "levels": entry.candidate.levels,
         # JSON has no NaN and no infinity: they are written as the words that float() reads.
@@ -275,8 +275,8 @@ def _entry_to_json(entry: JournalEntry) -> dict[str, Any]:
         "generation": entry.candidate.generation,
         "child": entry.candidate.child,
         "seconds": entry.seconds,
-        "denoiser_calls": entry.evaluation.denoiser_calls,
-        "replayed_calls": entry.evaluation.replayed_calls,
+        "denoiser_calls": entry.outcome.denoiser_calls,
+        "replayed_calls": entry.outcome.replayed_calls,
     }
 
 
@@ -284,7 +284,7 @@ def _entry_from_json(content: dict[str, Any]) -> JournalEntry:
     levels = tuple(int(level) for level in content["levels"])
     return JournalEntry(
         Candidate(levels, int(content["generation"]), int(content["child"])),
-        Evaluation(float(content["fitness"]), int(content["denoiser_calls"]), int(content["replayed_calls"])),
+        Outcome(float(content["fitness"]), int(content["denoiser_calls"]), int(content["replayed_calls"])),
         float(content["seconds"]),
     )
 

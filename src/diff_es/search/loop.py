@@ -11,12 +11,12 @@ from typing import TypeAlias
 from diff_es.errors import InputError
 from diff_es.progress import track
 from diff_es.schedule import Levels, ScheduleSpace
-from diff_es.search.base import Candidate, Evaluation, GenerationRecord, ScheduleSearch
+from diff_es.search.base import Candidate, GenerationRecord, Outcome, ScheduleSearch
 from diff_es.search.evolution import EvolutionarySearch, EvolutionConfig
 from diff_es.search.journal import Journal, JournalEntry, JournalHeader
 
 #: Measures a schedule; higher is better.
-Fitness: TypeAlias = Callable[[Levels], Evaluation | float]
+Fitness: TypeAlias = Callable[[Levels], Outcome | float]
 
 
 @dataclass(frozen=True)
@@ -108,13 +108,13 @@ def _measure(candidate: Candidate, fitness: Fitness, journal: Journal | None) ->
     if known is not None:
         return known
     start = time.perf_counter()
-    outcome = fitness(candidate.levels)
-    evaluation = outcome if isinstance(outcome, Evaluation) else Evaluation(outcome)
+    measured = fitness(candidate.levels)
+    outcome = measured if isinstance(measured, Outcome) else Outcome(measured)
     # Metrics return numpy and torch scalars; the journal holds plain numbers.
-    evaluation = replace(evaluation, fitness=float(evaluation.fitness))
+    outcome = replace(outcome, fitness=float(outcome.fitness))
     if journal is not None:
-        journal.append(JournalEntry(candidate, evaluation, time.perf_counter() - start))
-    return evaluation.fitness
+        journal.append(JournalEntry(candidate, outcome, time.perf_counter() - start))
+    return outcome.fitness
 
 
 def _require_usable(record: GenerationRecord) -> None:

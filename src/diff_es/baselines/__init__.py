@@ -1,0 +1,3 @@
+"""What we compare with."""
+
+from diff_es.baselines.three_stage import three_stage as three_stage

@@ -1,0 +1,78 @@
+"""Pipelines and data sets by the names that recipes use: "zoo:NAME", a folder, or a Hub id."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+
+from diff_es import zoo
+from diff_es.calibration import LabelledImages, read_folder, read_npz
+from diff_es.errors import InputError
+
+_ZOO = "zoo:"
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device that a recipe names; "auto" is CUDA where there is one.
+
+    Raises:
+        InputError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"device={name!r} is no device; use auto, cpu or cuda.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device={name!r}, but no CUDA device is available; use device: cpu.")
+    return device
+
+
+def load_pipeline(model: str, dtype: str = "float32", device: str = "auto") -> Any:
+    """Load a dense pipeline for inference.
+
+    Args:
+        model: "zoo:NAME", a folder, or a Hub id.
+        dtype: "float32", "float16" or "bfloat16".
+        device: "auto", "cpu", "cuda", …
+
+    Raises:
+        InputError: the model cannot be loaded.
+    """
+    if model.startswith(_ZOO):
+        pipe = zoo.load_pipeline(model.removeprefix(_ZOO))
+    else:
+        try:
+            pipe = DiffusionPipeline.from_pretrained(model, use_safetensors=True)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"model={model!r} cannot be loaded as a diffusers pipeline: {error} Give zoo:NAME "
+                f"({', '.join(zoo.names())}), a folder written by save_pretrained, or a Hub id."
+            ) from error
+    return pipe.to(resolve_device(device), getattr(torch, dtype))
+
+
+def load_images(data: str, size: int) -> LabelledImages:
+    """Read calibration images.
+
+    Args:
+        data: "zoo:fashion", an image folder with one subfolder per class, or an npz file.
+        size: Height and width that the model works at, for images read from a folder.
+
+    Raises:
+        InputError: nothing there, or an image that cannot be read.
+    """
+    if data == f"{_ZOO}fashion":
+        shipped = zoo.calibration_set()
+        return LabelledImages(shipped.images, shipped.labels)
+    path = Path(data)
+    return read_npz(path) if path.suffix == ".npz" else read_folder(path, size)
+
+
+def image_size(pipe: Any) -> int:
+    """Height and width in pixels of what the pipeline makes."""
+    return int(pipe.transformer.config.sample_size * 2 ** (len(pipe.vae.config.block_out_channels) - 1))

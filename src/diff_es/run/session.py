@@ -1,0 +1,203 @@
+"""A run's steps, each of which opens what is complete on disk and makes what is missing.
+
+That is all there is to resuming: a step that was cut off is made again, and the journal gives back every candidate
+that was scored. The folder is written by one process at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from diff_es.allocation import Sensitivity, measure_sensitivity
+from diff_es.artifacts import MANIFEST, read_record, write_record
+from diff_es.bank import Bank, Pruned, PrunedInfo, save_pruned
+from diff_es.bank.pruned import FORMAT as PRUNED_FORMAT
+from diff_es.calibration import CalibrationConfig, CalibrationSource, DatasetSource, SamplingSource, calibrate, encode
+from diff_es.denoisers import denoiser_of, spec_of
+from diff_es.fitness import TrajectoryFitness
+from diff_es.pruning import BankConfig, build_bank, pruners
+from diff_es.recipe import Recipe
+from diff_es.run.models import image_size, load_images, load_pipeline
+from diff_es.sampling import Requests, SamplerConfig, class_labels
+from diff_es.schedule import Allocation, PruningSchedule, ScheduleSpace
+from diff_es.search import EvolutionConfig, Journal, JournalHeader, SearchResult, search
+from diff_es.stages import StagePlan
+from diff_es.versions import versions
+
+#: Seeds of different purposes lie this far apart, so that they never meet.
+_SEED_SPAN = 1_000_000
+_SEARCH_PROBES, _EVALUATION_PROBES, _EVALUATION_IMAGES, _CALIBRATION_RUNS = range(4)
+
+
+class Session:
+    """The state of one run in one folder."""
+
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
+        """Take the recipe; nothing is loaded or written before it is asked for."""
+        self.recipe = recipe
+        self.folder = folder
+
+    @cached_property
+    def pipe(self) -> Any:
+        """The dense pipeline."""
+        return load_pipeline(self.recipe.model, self.recipe.dtype, self.recipe.device)
+
+    @cached_property
+    def plan(self) -> StagePlan:
+        """The stages over the sampler's own steps."""
+        return StagePlan.from_pipeline(self.pipe, self.recipe.stages, self.recipe.sampler.steps)
+
+    @property
+    def sampler(self) -> SamplerConfig:
+        """Steps and guidance."""
+        return SamplerConfig(self.recipe.sampler.steps, self.recipe.sampler.guidance_scale)
+
+    @property
+    def pruner_config(self) -> BankConfig:
+        """How the bank is made."""
+        section = self.recipe.pruning
+        return BankConfig(section.method, section.levels, section.damping, section.intercept)
+
+    @cached_property
+    def source(self) -> CalibrationSource:
+        """Where calibration inputs come from."""
+        section = self.recipe.calibration
+        if section.source == "sampling":
+            requests = self.requests(_CALIBRATION_RUNS, section.samples)
+            return SamplingSource(requests, self.sampler, section.batch_size)
+        images = load_images(section.data, image_size(self.pipe)).take(section.samples)
+        conditions = spec_of(denoiser_of(self.pipe)).conditions(self.pipe, images.labels)
+        return DatasetSource(
+            latents=encode(self.pipe, images.images, section.batch_size),
+            conditions=conditions,
+            guided=self.sampler.guided,
+            batch_size=section.batch_size,
+            seed=self.recipe.seed,
+        )
+
+    @cached_property
+    def bank(self) -> Bank:
+        """The bank; calibrates first where needed."""
+        folder = self.folder / "bank"
+        if (folder / MANIFEST).exists():
+            return Bank.open(folder)
+        config = CalibrationConfig(
+            stages=self.plan,
+            collect=pruners[self.pruner_config.method].needs,
+            shared=self.recipe.calibration.shared,
+            memory_limit=int(self.recipe.calibration.memory_limit_gib * 2**30),
+        )
+        stats = calibrate(self.pipe, self.source, config, self.folder / "calibration")
+        return build_bank(self.pipe, stats, self.plan, self.pruner_config, folder)
+
+    @cached_property
+    def space(self) -> ScheduleSpace:
+        """The schedules that meet the budget."""
+        return self.bank.space(self.recipe.search.sparsity)
+
+    @cached_property
+    def sensitivity(self) -> Sensitivity:
+        """What each layer's levels hurt."""
+        path = self.folder / "search" / "sensitivity.json"
+        if path.exists():
+            return read_record(path, Sensitivity)
+        measured = measure_sensitivity(self.pipe, self.bank, self.source, self.recipe.search.sensitivity_samples)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_record(path, measured)
+        return measured
+
+    def allocation(self, name: str) -> Allocation:
+        """Return the allocation of that name, "uniform" or "sensitivity"."""
+        uniform = self.bank.uniform_allocation()
+        return uniform if name == "uniform" else self.sensitivity.allocation(uniform)
+
+    def search(self, allocation: str) -> SearchResult:
+        """Search under one allocation, going on where an earlier run stopped."""
+        folder = self.folder / "search" / allocation
+        if (folder / "result.json").exists():
+            return read_record(folder / "result.json", SearchResult)
+        fitness = self.fitness(allocation)
+        config = self.evolution
+        header = JournalHeader(self._fitness_fingerprint(allocation), self.space, config)
+        with Journal(folder / "journal.jsonl", header) as journal:
+            result = search(fitness, self.space, config, journal)
+        write_record(folder / "result.json", result)
+        return result
+
+    @property
+    def evolution(self) -> EvolutionConfig:
+        """Settings of the search."""
+        section = self.recipe.search
+        return EvolutionConfig(
+            generations=section.generations,
+            survivors=section.survivors,
+            offspring=section.offspring,
+            max_mutation=section.max_mutation,
+            seed=self.recipe.seed,
+        )
+
+    def fitness(self, allocation: str) -> TrajectoryFitness:
+        """Return the fitness on the search's probes."""
+        section = self.recipe.search
+        return TrajectoryFitness(
+            self.pipe,
+            self.bank,
+            self.requests(_SEARCH_PROBES, section.probes),
+            self.allocation(allocation),
+            metric=section.metric,
+            sampler=self.sampler,
+            batch_size=section.batch_size,
+        )
+
+    def schedule(self, allocation: str) -> PruningSchedule:
+        """Return the best schedule of a finished search."""
+        return self.allocation(allocation).resolve(self.search(allocation).levels)
+
+    def pruned(self) -> Pruned:
+        """Return the artefact of the recipe's search, written where it is missing."""
+        folder = self.folder / "pruned"
+        if folder.exists():
+            return Pruned.open(folder)
+        allocation = self.recipe.search.allocation
+        info = PrunedInfo(
+            format=PRUNED_FORMAT,
+            base_model=self.recipe.model,
+            fingerprint=self.bank.fingerprint,
+            scheduler=type(self.pipe.scheduler).__name__,
+            sampler=self.sampler,
+            method=self.recipe.pruning.method,
+            depth=self.bank.depth,
+            allocation=allocation,
+            plan=self.plan,
+            schedule=self.schedule(allocation),
+            versions=versions(),
+        )
+        layers = spec_of(denoiser_of(self.pipe)).layers(denoiser_of(self.pipe), blocks=self.bank.depth)
+        return save_pruned(folder, info, self.bank, layers)
+
+    def requests(self, purpose: int, count: int) -> Requests:
+        """Return images to sample, with seeds that no other purpose of the run shares."""
+        first = (self.recipe.seed * 4 + purpose) * _SEED_SPAN
+        return Requests.cycle(class_labels(self.pipe), count, first)
+
+    def evaluation_probes(self) -> Requests:
+        """Images for fidelity to dense, which the search never saw."""
+        return self.requests(_EVALUATION_PROBES, self.recipe.evaluation.probes)
+
+    def evaluation_images(self) -> Requests:
+        """Images for label agreement and the Fréchet distance."""
+        return self.requests(_EVALUATION_IMAGES, self.recipe.evaluation.images)
+
+    def _fitness_fingerprint(self, allocation: str) -> str:
+        """Digest of everything that fitness values depend on, kept in the journal's header."""
+        info = TypeAdapter(type(self.bank.info)).dump_json(replace(self.bank.info, versions={}))
+        table = TypeAdapter(Allocation).dump_json(self.allocation(allocation))
+        section = self.recipe.search
+        settings = f"{section.metric} {section.probes} {section.batch_size} {self.sampler} {self.recipe.seed}"
+        return hashlib.sha256(info + table + settings.encode()).hexdigest()
