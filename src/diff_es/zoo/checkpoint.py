@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from diff_es.errors import ArtifactError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import torch
@@ -46,7 +46,10 @@ def save_checkpoint(
 
 
 def load_checkpoint_(
-    path: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, recipe: Mapping[str, Any]
+    path: Path,
+    modules: Mapping[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    recipe_at: Callable[[int], Mapping[str, Any]],
 ) -> int:
     """Load a checkpoint into ``modules`` and ``optimizer``, in place.
 
@@ -54,7 +57,7 @@ def load_checkpoint_(
         path: the checkpoint file.
         modules: as given to :func:`save_checkpoint`.
         optimizer: built over the same parameters in the same order.
-        recipe: must equal the recipe that the checkpoint was written under.
+        recipe_at: gives what must equal the recipe stored at a step.
 
     Returns:
         The number of finished steps.
@@ -69,9 +72,10 @@ def load_checkpoint_(
             tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, KeyError, ValueError) as error:
         raise ArtifactError(f"{path}: not a training checkpoint ({error}); delete it to start afresh") from error
-    if progress["recipe"] != dict(recipe):
+    recipe = dict(recipe_at(progress["step"]))
+    if progress["recipe"] != recipe:
         raise InputError(
-            f"output: {str(path)!r} was written under another recipe ({progress['recipe']}, now {dict(recipe)}); "
+            f"output: {str(path)!r} was written under another recipe ({progress['recipe']}, now {recipe}); "
             "choose another folder, or pass resume=False to start afresh"
         )
     for name, module in modules.items():

@@ -37,7 +37,7 @@ class ClassifierConfig:
 
 
 class FashionClassifier(nn.Module):
-    """Six 3 x 3 convolutions at three sizes; the pooled last map is the feature vector, a linear map of it the logits."""
+    """Six 3 x 3 convolutions at three sizes; their pooled output is the feature vector, a linear map the logits."""
 
     def __init__(self, config: ClassifierConfig | None = None) -> None:
         super().__init__()

@@ -16,18 +16,21 @@ import logging
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from diff_es.errors import InputError
 from diff_es.progress import track
 from diff_es.zoo.checkpoint import load_checkpoint_, save_checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from torch import nn
@@ -148,104 +151,123 @@ class Batches:
         return torch.from_numpy(self._order[start : start + self._batch_size].copy())
 
 
-def fit(
-    model: nn.Module,
-    loss: BatchLoss,
-    rows: int,
-    recipe: Recipe,
-    save: SaveConfig,
-) -> nn.Module:
+def fit(model: nn.Module, loss: BatchLoss, rows: int, recipe: Recipe, save: SaveConfig) -> nn.Module:
     """Train ``model`` in place and return its EMA.
 
     Args:
         model: the module to train; ``loss`` must evaluate this very object.
         loss: loss of a batch of data rows.
         rows: number of data rows.
-        recipe: holds the learning plan; a checkpoint written under another recipe is refused.
+        recipe: holds the learning plan. A checkpoint written under another recipe is refused; only the number of steps
+            may differ while the decay has not begun, because nothing depends on it until then.
         save: the run folder and the intervals.
 
     Returns:
         The EMA module after the last step, in eval mode.
     """
-    config = recipe.loop
-    run = _Run(model, recipe, save.folder)
-    batches = Batches(rows, config.batch_size, config.seed)
-    first = run.restore_() if save.resume else 0
-    saved = shown = logged = time.monotonic()
-    losses: list[float] = []
-    for step in track(range(first, config.steps), "Training", total=config.steps - first):
-        losses.append(run.step_(loss, batches.at(step), step))
-        now, done = time.monotonic(), step + 1
-        if done % _LOG_EVERY == 0:
-            run.log(done, float(np.mean(losses)), len(losses) * config.batch_size / (now - logged))
-            losses, logged = [], time.monotonic()
-        if now - saved >= save.checkpoint_seconds or done == config.steps:
-            run.store(done)
-            saved = time.monotonic()
-        if save.on_snapshot is not None and now - shown >= save.snapshot_seconds and done < config.steps:
-            save.on_snapshot(run.ema, done)
-            shown = time.monotonic()
+    run = _Run(model, recipe, save)
+    batches = Batches(rows, recipe.loop.batch_size, recipe.loop.seed)
+    with _threads_restored(), run.pool:
+        torch.set_num_threads(run.threads)
+        first = run.restore_() if save.resume else 0
+        for step in track(range(first, recipe.loop.steps), "Training", total=recipe.loop.steps - first):
+            run.step_(loss, batches.at(step), step)
+            run.record(step + 1)
     return run.ema
 
 
-class _Run:
-    """The state of one run: model, EMA, optimizer, and where they are kept."""
+@contextmanager
+def _threads_restored() -> Iterator[None]:
+    """Undo what training does to PyTorch's number of threads, which is global."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
-    def __init__(self, model: nn.Module, recipe: Recipe, folder: Path) -> None:
-        self.model, self.config, self.folder = model.train(), recipe.loop, folder
-        self.recipe = json.loads(json.dumps(asdict(recipe)))  # type: ignore[call-overload]  # as it is read back
+
+class _Run:
+    """The state of one run: model, EMA, optimizer, and what is written when."""
+
+    def __init__(self, model: nn.Module, recipe: Recipe, save: SaveConfig) -> None:
+        if recipe.loop.workers > 1 and any(isinstance(module, _BatchNorm) for module in model.modules()):
+            raise InputError("workers: running statistics of batch norm would depend on the order of threads; set 1")
+        self.model, self.recipe, self.config, self.save = model.train(), recipe, recipe.loop, save
         self.ema = copy.deepcopy(model).eval().requires_grad_(False)
+        self.parameters = list(model.parameters())
         self.optimizer = torch.optim.AdamW(
-            model.parameters(),
-            self.config.learning_rate,
-            (0.9, 0.99),
-            weight_decay=self.config.weight_decay,
-            fused=True,
+            self.parameters, self.config.learning_rate, (0.9, 0.99), weight_decay=self.config.weight_decay, fused=True
         )
-        self.parameters = list(self.model.parameters())
-        threads = max(1, torch.get_num_threads() // self.config.workers)
-        self.pool = ThreadPoolExecutor(self.config.workers, initializer=torch.set_num_threads, initargs=(threads,))
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.threads = max(1, torch.get_num_threads() // self.config.workers)
+        self.pool = ThreadPoolExecutor(self.config.workers, initializer=torch.set_num_threads, initargs=(self.threads,))
+        self.losses: list[float] = []
+        self.logged = self.stored = self.shown = time.monotonic()
+        save.folder.mkdir(parents=True, exist_ok=True)
 
     @property
     def _modules(self) -> Mapping[str, nn.Module]:
         return {"model": self.model, "ema": self.ema}
 
+    def recipe_at(self, step: int) -> dict[str, Any]:
+        """All that the state after ``step`` steps depends on: until the decay begins, not on the number of steps."""
+        recipe: dict[str, Any] = json.loads(json.dumps(asdict(self.recipe)))  # type: ignore[call-overload]
+        if step <= self.config.steps - self.config.decay_steps:
+            del recipe["loop"]["steps"]
+        return recipe
+
     def restore_(self) -> int:
-        path = self.folder / CHECKPOINT_NAME
+        """Load the checkpoint, if there is one, and return the number of finished steps."""
+        path = self.save.folder / CHECKPOINT_NAME
         if not path.exists():
             return 0
-        step = load_checkpoint_(path, self._modules, self.optimizer, self.recipe)
+        step = load_checkpoint_(path, self._modules, self.optimizer, self.recipe_at)
         logger.info("resuming at step %d from %s", step, path)
         return step
 
-    def store(self, step: int) -> None:
-        progress = {"step": step, "recipe": self.recipe}
-        save_checkpoint(self.folder / CHECKPOINT_NAME, self._modules, self.optimizer, progress)
+    def record(self, done: int) -> None:
+        """Write the log, the checkpoint and the snapshot when they are due after ``done`` steps."""
+        last = done == self.config.steps
+        if last or done % _LOG_EVERY == 0:
+            self._log(done)
+        if last or time.monotonic() - self.stored >= self.save.checkpoint_seconds:
+            progress = {"step": done, "recipe": self.recipe_at(done)}
+            save_checkpoint(self.save.folder / CHECKPOINT_NAME, self._modules, self.optimizer, progress)
+            self.stored = time.monotonic()
+        due = not last and time.monotonic() - self.shown >= self.save.snapshot_seconds
+        if due and self.save.on_snapshot is not None:
+            self.save.on_snapshot(self.ema, done)
+            self.shown = time.monotonic()
 
-    def log(self, step: int, loss: float, images_per_second: float) -> None:
-        record = {"step": step, "loss": round(loss, 6), "images_per_second": round(images_per_second, 1)}
-        with (self.folder / LOG_NAME).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+    def _log(self, done: int) -> None:
+        images = len(self.losses) * self.config.batch_size
+        line = {
+            "step": done,
+            "loss": round(float(np.mean(self.losses)), 6),
+            "images_per_second": round(images / (time.monotonic() - self.logged), 1),
+        }
+        with (self.save.folder / LOG_NAME).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        self.losses, self.logged = [], time.monotonic()
 
-    def step_(self, loss: BatchLoss, rows: torch.Tensor, step: int) -> float:
-        """Take one optimizer step on the data rows ``rows`` (B,) and return their loss."""
+    def step_(self, loss: BatchLoss, rows: torch.Tensor, step: int) -> None:
+        """Take one optimizer step on the data rows ``rows`` (B,)."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(step, self.config)
         parts = rows.chunk(self.config.workers)
         seeds = np.random.default_rng([self.config.seed, 1, step]).integers(2**62, size=len(parts))
-        # Gradients are returned, not accumulated in .grad: the threads share the parameters.
-        results = list(
-            self.pool.map(lambda part, seed: self._gradients(loss(part, step, _generator(seed))), parts, seeds)
-        )
+        generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+        tasks = [partial(loss, part, step, own) for part, own in zip(parts, generators, strict=True)]
+        results = list(self.pool.map(self._gradients, tasks))
         for index, parameter in enumerate(self.parameters):
             parameter.grad = torch.stack([gradients[index] for _, gradients in results]).mean(0)
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self._average_(ema_decay_at(step, self.config))
-        return float(np.mean([value for value, _ in results]))
+        self.losses.append(float(np.mean([value for value, _ in results])))
 
-    def _gradients(self, value: torch.Tensor) -> tuple[float, tuple[torch.Tensor, ...]]:
+    def _gradients(self, loss: Callable[[], torch.Tensor]) -> tuple[float, tuple[torch.Tensor, ...]]:
+        # Returned, not accumulated in .grad: the workers share the parameters.
+        value = loss()
         return float(value.detach()), torch.autograd.grad(value, self.parameters)
 
     @torch.no_grad()
@@ -254,7 +276,3 @@ class _Run:
             averaged.lerp_(parameter, 1.0 - decay)
         for averaged_buffer, buffer in zip(self.ema.buffers(), self.model.buffers(), strict=True):
             averaged_buffer.copy_(buffer)
-
-
-def _generator(seed: np.int64) -> torch.Generator:
-    return torch.Generator().manual_seed(int(seed))

@@ -87,7 +87,7 @@ def vae_loss(vae: AutoencoderKL, images: torch.Tensor, kl_weight: float, generat
 
 
 def train_vae(recipe: VaeRecipe, data: Path, save: SaveConfig) -> AutoencoderKL:
-    """Train the autoencoder on the training split in ``data`` and set its ``scaling_factor`` (1 / std of the latents)."""
+    """Train it on the training split in ``data`` and set its ``scaling_factor`` to 1 / std of the latents."""
     images = full_set(data, "train").images
     vae = build_vae(recipe)
 
