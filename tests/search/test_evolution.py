@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from diff_es.errors import InputError
 from diff_es.schedule import Levels, ScheduleSpace
-from diff_es.search import Candidate, EvolutionarySearch, EvolutionConfig, Scored, search
+from diff_es.search import Candidate, EvolutionarySearch, EvolutionConfig, Scored, search_schedule
 from diff_es.search.evolution import level_switches
 
 from .spaces import all_schedules, space_of, spaces
@@ -193,20 +193,20 @@ def test_asking_twice_changes_nothing_and_telling_twice_is_refused() -> None:
 
 def test_other_seeds_search_elsewhere_but_the_same_seed_repeats() -> None:
     space = space_of((2,) * 8, 16, 0.5)
-    runs = [search(rough, space, EvolutionConfig(generations=5, seed=seed)) for seed in (1, 1, 2)]
+    runs = [search_schedule(rough, space, EvolutionConfig(generations=5, seed=seed)) for seed in (1, 1, 2)]
     assert runs[0] == runs[1]
     assert runs[0].history != runs[2].history
 
 
 def test_a_search_without_generations_evaluates_the_starts() -> None:
-    result = search(rough, space_of((2,) * 8, 16, 0.5), EvolutionConfig(generations=0))
+    result = search_schedule(rough, space_of((2,) * 8, 16, 0.5), EvolutionConfig(generations=0))
     assert result.evaluated == 20
     assert len(result.history) == 1
 
 
 def test_more_survivors_than_schedules() -> None:
     space = space_of((1, 1), 3, 0.5)
-    assert search(rough, space, EvolutionConfig(survivors=50)).evaluated == len(all_schedules(space))
+    assert search_schedule(rough, space, EvolutionConfig(survivors=50)).evaluated == len(all_schedules(space))
 
 
 @pytest.mark.parametrize(

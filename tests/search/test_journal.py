@@ -15,7 +15,7 @@ import pytest
 
 from diff_es.errors import ArtifactError, InputError
 from diff_es.schedule import Levels
-from diff_es.search import Candidate, EvolutionConfig, Journal, JournalEntry, JournalHeader, Outcome, search
+from diff_es.search import Candidate, EvolutionConfig, Journal, JournalEntry, JournalHeader, Outcome, search_schedule
 
 from .spaces import space_of
 
@@ -54,7 +54,7 @@ def entry(levels: Levels, fitness: float, child: int = 0) -> JournalEntry:
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("search") / "journal.jsonl"
     with Journal(path, HEADER) as journal:
-        search(rough, SPACE, CONFIG, journal)
+        search_schedule(rough, SPACE, CONFIG, journal)
     return path
 
 
@@ -82,14 +82,14 @@ def test_every_line_is_plain_json(written: Path) -> None:
 def test_resuming_after_any_number_of_evaluations_equals_an_uninterrupted_run(written: Path, tmp_path: Path) -> None:
     with Journal(written, HEADER) as journal:
         canonical = journal.canonical()
-        finished = search(rough_until(0), SPACE, CONFIG, journal)  # type: ignore[arg-type]  # nothing is left to evaluate
-    assert finished == search(rough, SPACE, CONFIG)
+        finished = search_schedule(rough_until(0), SPACE, CONFIG, journal)  # type: ignore[arg-type]  # nothing is left to evaluate
+    assert finished == search_schedule(rough, SPACE, CONFIG)
     for k in range(len(canonical)):
         with Journal(tmp_path / f"{k}", HEADER) as journal, pytest.raises(InterruptedRunError):
-            search(rough_until(k), SPACE, CONFIG, journal)  # type: ignore[arg-type]
+            search_schedule(rough_until(k), SPACE, CONFIG, journal)  # type: ignore[arg-type]
         with Journal(tmp_path / f"{k}", HEADER) as journal:
             assert len(journal.entries()) == k
-            resumed = search(rough_until(len(canonical) - k), SPACE, CONFIG, journal)  # type: ignore[arg-type]
+            resumed = search_schedule(rough_until(len(canonical) - k), SPACE, CONFIG, journal)  # type: ignore[arg-type]
             assert resumed == finished
             assert journal.canonical() == canonical
 
@@ -97,7 +97,7 @@ def test_resuming_after_any_number_of_evaluations_equals_an_uninterrupted_run(wr
 def test_generations_replayed_from_the_journal_are_reported_too(written: Path) -> None:
     reported: list[int] = []
     with Journal(written, HEADER) as journal:
-        search(rough, SPACE, CONFIG, journal, lambda record: reported.append(record.generation))
+        search_schedule(rough, SPACE, CONFIG, journal, lambda record: reported.append(record.generation))
     assert reported == [0, 1, 2, 3]
 
 
@@ -122,7 +122,7 @@ def test_a_last_line_with_a_wrong_checksum_is_cut_off(written: Path, tmp_path: P
     path = tmp_path / "torn"
     path.write_bytes(content)
     with Journal(path, HEADER) as journal:
-        search(rough, SPACE, CONFIG, journal)
+        search_schedule(rough, SPACE, CONFIG, journal)
         canonical = journal.canonical()
     with Journal(written, HEADER) as journal:
         assert journal.canonical() == canonical
@@ -210,7 +210,7 @@ def test_a_full_disk_is_an_error_and_the_journal_stays_readable(tmp_path: Path) 
         "import resource, sys; from tests.search.test_journal import *\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))\n"
         "with Journal(Path(sys.argv[1]), HEADER) as journal:\n"
-        "    try: search(rough, SPACE, CONFIG, journal)\n"
+        "    try: search_schedule(rough, SPACE, CONFIG, journal)\n"
         "    except ArtifactError as error: print(error)\n"
         "    size = Path(sys.argv[1]).stat().st_size\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)\n"
@@ -224,7 +224,7 @@ def test_a_full_disk_is_an_error_and_the_journal_stays_readable(tmp_path: Path) 
     assert 1500 < size == path.stat().st_size <= 2000
     with Journal(path, HEADER) as journal:
         assert len(journal.entries()) == count > 0
-        assert search(rough, SPACE, CONFIG, journal) == search(rough, SPACE, CONFIG)
+        assert search_schedule(rough, SPACE, CONFIG, journal) == search_schedule(rough, SPACE, CONFIG)
 
 
 def test_a_folder_in_place_of_the_journal_is_refused(tmp_path: Path) -> None:
@@ -245,9 +245,9 @@ def test_a_search_that_went_another_way_is_not_resumed(written: Path, tmp_path: 
     with Journal(tmp_path / "j", HEADER) as journal:
         journal.append(replace(first, candidate=replace(first.candidate, child=second.candidate.child)))
         with pytest.raises(ArtifactError, match="went another way"):
-            search(rough, SPACE, CONFIG, journal)
+            search_schedule(rough, SPACE, CONFIG, journal)
 
 
 def test_a_journal_opened_for_another_search_is_refused(tmp_path: Path) -> None:
     with Journal(tmp_path / "j", HEADER) as journal, pytest.raises(InputError, match="another space, config or starts"):
-        search(rough, SPACE, replace(CONFIG, seed=1), journal)
+        search_schedule(rough, SPACE, replace(CONFIG, seed=1), journal)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from diff_es.search import EvolutionConfig, Journal, JournalHeader, SearchResult, search
+from diff_es.search import EvolutionConfig, Journal, JournalHeader, SearchResult, search_schedule
 
 from .spaces import space_of
 
@@ -27,7 +27,7 @@ def run(path: Path, pause: float) -> SearchResult:
         return random.Random(repr(levels)).random()
 
     with Journal(path, HEADER) as journal:
-        return search(fitness, SPACE, CONFIG, journal)
+        return search_schedule(fitness, SPACE, CONFIG, journal)
 
 
 @pytest.mark.slow

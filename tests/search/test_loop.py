@@ -20,7 +20,7 @@ from diff_es.search import (
     Outcome,
     Scored,
     run_search,
-    search,
+    search_schedule,
 )
 
 from .spaces import all_schedules, space_of
@@ -76,7 +76,7 @@ def test_finds_the_brute_force_optimum_for_20_of_20_seeds(fitness: Landscape) ->
     """100 generations, at most 1,620 of the 32,661 schedules. Without restarts coupled 5 was found by 18 of 20 seeds
     and deceptive 5 by 9."""
     optimum = max(map(fitness, all_schedules(SPACE)))
-    found = [search(fitness, SPACE, EvolutionConfig(seed=seed)).fitness for seed in range(20)]
+    found = [search_schedule(fitness, SPACE, EvolutionConfig(seed=seed)).fitness for seed in range(20)]
     assert [value == pytest.approx(optimum, abs=1e-12) for value in found] == [True] * 20
 
 
@@ -85,14 +85,14 @@ def test_finds_the_optimum_with_unequal_calls_and_caps() -> None:
     fitness = separable(3)
     padded: Landscape = lambda levels: fitness((*levels, 0))  # noqa: E731
     optimum = max(map(padded, all_schedules(space)))
-    found = [search(padded, space, EvolutionConfig(seed=seed)).fitness for seed in range(5)]
+    found = [search_schedule(padded, space, EvolutionConfig(seed=seed)).fitness for seed in range(5)]
     assert found == [pytest.approx(optimum, abs=1e-12)] * 5
 
 
 def test_the_result_says_what_was_found_and_how() -> None:
     fitness = separable(0)
     records: list[GenerationRecord] = []
-    result = search(fitness, SPACE, EvolutionConfig(generations=4, seed=7), on_generation=records.append)
+    result = search_schedule(fitness, SPACE, EvolutionConfig(generations=4, seed=7), on_generation=records.append)
     assert tuple(records) == result.history
     assert result.seed == 7
     assert result.fitness == fitness(result.levels) == result.history[-1].best == result.history[-1].population.best
@@ -107,7 +107,7 @@ def test_given_starts_take_part() -> None:
     """A needle that mutation would hardly find from elsewhere."""
     needle = (8, 8, 8, 0, 0, 0)
     config = EvolutionConfig(generations=0, starts=("uniform",))
-    result = search(lambda levels: float(levels == needle), SPACE, config, starts=[needle])
+    result = search_schedule(lambda levels: float(levels == needle), SPACE, config, starts=[needle])
     assert result.levels == needle
 
 
@@ -119,14 +119,14 @@ def test_all_unusable_stops_after_the_start_population() -> None:
         return math.nan
 
     with pytest.raises(InputError, match="all 20 schedules of generation 0 got NaN"):
-        search(fitness, SPACE, EvolutionConfig())
+        search_schedule(fitness, SPACE, EvolutionConfig())
     assert len(evaluated) == 20
 
 
 def test_records_and_foreign_numbers_are_written_as_plain_ones(tmp_path: Path) -> None:
     config = EvolutionConfig(generations=1)
     with Journal(tmp_path / "j", JournalHeader("x", SPACE, config)) as journal:
-        search(lambda levels: Outcome(np.float32(sum(levels[:2])), 40, 15), SPACE, config, journal)  # type: ignore[arg-type]
+        search_schedule(lambda levels: Outcome(np.float32(sum(levels[:2])), 40, 15), SPACE, config, journal)  # type: ignore[arg-type]
         entries = journal.entries()
     assert all(type(entry.outcome.fitness) is float for entry in entries)
     assert all((entry.outcome.denoiser_calls, entry.outcome.replayed_calls) == (40, 15) for entry in entries)

@@ -74,7 +74,7 @@ def measure_sensitivity(pipe: Any, bank: Bank, source: CalibrationSource, sample
     denoiser = dense_denoiser_of(pipe)
     check_model(denoiser, bank)
     router = Router(denoiser, bank, mode="gather")
-    highest = bank.info.num_levels
+    highest = bank.num_levels
     levels = (0, highest) if bank.depth else tuple(range(highest + 1))
     calls = [_rows(next(iter(source.calls(pipe, bank.plan, stage))), samples) for stage in range(bank.plan.num_stages)]
     try:
@@ -119,7 +119,7 @@ def _prune_alone(router: Router, stage: int, layer: int, level: int) -> None:
     row = tuple(level if index == layer else 0 for index in range(len(source.layers)))
     dense = (0,) * len(source.layers)
     rows = tuple(row if index == stage else dense for index in range(source.plan.num_stages))
-    router.set_schedule(PruningSchedule((0,) * source.plan.num_stages, source.layers, rows, max(level, 1)))
+    router.set_schedule(PruningSchedule((0,) * source.plan.num_stages, source.layers, rows, source.num_levels))
     router.point_at(stage)
 
 

@@ -100,6 +100,11 @@ class Bank:
         return self.info.layers
 
     @property
+    def num_levels(self) -> int:
+        """H, the level at which a layer is gone."""
+        return self.info.num_levels
+
+    @property
     def depth(self) -> bool:
         """Whether the layers are whole blocks."""
         return self.info.depth
@@ -111,8 +116,8 @@ class Bank:
             sparsity: The budget.
             max_levels: Highest level per stage; H everywhere by default.
         """
-        caps = max_levels or (self.info.num_levels,) * self.plan.num_stages
-        return ScheduleSpace(self.plan.steps_per_stage, self.info.num_levels, sparsity, caps)
+        caps = max_levels or (self.num_levels,) * self.plan.num_stages
+        return ScheduleSpace(self.plan.steps_per_stage, self.num_levels, sparsity, caps)
 
     def uniform_allocation(self) -> Allocation:
         """Return the paper's allocation.
@@ -120,7 +125,7 @@ class Bank:
         Width: every layer of a stage at the stage's level. Depth: level ℓ drops the ℓ/H of the blocks that come
         first in the stage's order.
         """
-        stages, levels = self.plan.num_stages, self.info.num_levels
+        stages, levels = self.plan.num_stages, self.num_levels
         if not self.depth:
             return Allocation.uniform(self.layers, stages, levels)
         table = tuple(_dropped(self._shard(stage)[BLOCK_ORDER].tolist(), levels) for stage in range(stages))
@@ -128,12 +133,12 @@ class Bank:
 
     def thin(self, stage: int, layer: Layer, level: int) -> ThinLayer:
         """Return the layer at a level in 1…H of a stage."""
-        if not 0 < level <= self.info.num_levels:
-            raise InputError(f"level={level} must lie in 1…{self.info.num_levels}.")
+        if not 0 < level <= self.num_levels:
+            raise InputError(f"level={level} must lie in 1…{self.num_levels}.")
         if layer.kind == "block":
             return ThinLayer(torch.empty(0, dtype=torch.int64))
         shard = self._shard(stage)
-        removed = groups_removed(layer.num_groups, self.info.num_levels)[level]
+        removed = groups_removed(layer.num_groups, self.num_levels)[level]
         kept = shard[f"{layer.name}/order"][removed:].sort().values
         key = level_key(layer.name, level)
         return ThinLayer(kept, shard.get(f"{key}/weight"), shard.get(f"{key}/bias"))

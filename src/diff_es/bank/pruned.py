@@ -99,6 +99,11 @@ class Pruned:
         return self.info.schedule.layers
 
     @property
+    def num_levels(self) -> int:
+        """H, the level at which a layer is gone."""
+        return self.info.schedule.num_levels
+
+    @property
     def depth(self) -> bool:
         """Whether the layers are whole blocks."""
         return self.info.depth

@@ -43,6 +43,10 @@ class ThinSource(Protocol):
         """Names of the layers, in the order of the denoiser."""
 
     @property
+    def num_levels(self) -> int:
+        """H, the level at which a layer is gone."""
+
+    @property
     def depth(self) -> bool:
         """Whether the layers are whole blocks (LayerDrop)."""
 

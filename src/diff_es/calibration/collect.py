@@ -64,7 +64,7 @@ def calibrate(
 
     Raises:
         UnsupportedModelError: no spec for the denoiser, or a state that cannot be pruned.
-        InputError: the memory limit does not hold even one layer.
+        InputError: the memory limit does not hold even one layer, or the source has no call in a stage.
     """
     if not config.collect:
         return CalibrationStats(({},), config.stages.num_stages)
@@ -122,9 +122,15 @@ def _collect_stage(
     denoiser = denoiser_of(pipe)
     tensors: dict[str, Tensor] = {}
     for layers in passes:
+        count = 0
         with observed(denoiser, layers, config.collect) as accumulators:
-            for call in source.calls(pipe, config.stages, stage):
+            for count, call in enumerate(source.calls(pipe, config.stages, stage), start=1):
                 denoiser(**call)
+        if count == 0:
+            raise InputError(
+                f"The calibration source has no denoiser call in stage {stage}; sample it with the steps that the "
+                f"stages were made for ({len(config.stages.timesteps)})."
+            )
         for accumulator in accumulators:
             tensors |= {name: tensor.cpu() for name, tensor in accumulator.tensors().items()}
     return tensors

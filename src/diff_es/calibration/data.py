@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,9 +92,15 @@ def read_npz(path: Path) -> LabelledImages:
         if size > _MAX_NPZ_BYTES:
             raise InputError(f"{path} unpacks to {size} bytes, over the limit of {_MAX_NPZ_BYTES}.")
         with np.load(path, allow_pickle=False) as arrays:
-            return LabelledImages(arrays["images"], arrays["labels"].astype(np.int64))
-    except (OSError, zipfile.BadZipFile, KeyError) as error:
+            images, labels = arrays["images"], arrays["labels"]
+    except InputError:
+        raise
+    # numpy and zipfile answer damage and pickled objects with all of these.
+    except (OSError, zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, RuntimeError) as error:
         raise InputError(f"{path} cannot be read as an npz with `images` and `labels`: {error}") from error
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(f"{path}: labels must be integers, not {labels.dtype}.")
+    return LabelledImages(images, labels.astype(np.int64))
 
 
 @torch.no_grad()
@@ -119,13 +126,14 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _label(folder: Path, index: int) -> int:
-    return int(folder.name) if folder.name.isdigit() else index
+    return int(folder.name) if folder.name.isdecimal() else index
 
 
 def _read_image(path: Path, size: int) -> npt.NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
             resized = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
-    except (UnidentifiedImageError, OSError) as error:
+    # Pillow's decoders answer damage with all of these.
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} cannot be read as an image ({error}); repair or remove it.") from error
     return np.asarray(resized, np.uint8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -55,15 +56,37 @@ class DatasetSource:
         """Yield ceil(N / batch_size) calls with fresh noise for every latent."""
         denoiser = denoiser_of(pipe)
         generator = seeded(self.seed, plan.num_stages if stage is None else stage)
-        low, high = (0.0, plan.borders[-1]) if stage is None else plan.borders[stage : stage + 2]
+        first, last = _timesteps_inside(plan, stage)
         for start in range(0, len(self.latents), self.batch_size):
             rows = slice(start, start + self.batch_size)
             clean = self.latents[rows]
-            timesteps = low + (high - low) * torch.rand(len(clean), generator=generator, dtype=torch.float64)
+            timesteps = torch.randint(first, last + 1, (len(clean),), generator=generator)
             noise = torch.randn(clean.shape, generator=generator)
-            noisy = pipe.scheduler.add_noise(clean, noise, timesteps.long())
+            noisy = _add_noise(pipe.scheduler, clean, noise, timesteps)
             conditions = {name: value[rows] for name, value in self.conditions.items()}
-            yield _call(denoiser, noisy, timesteps.long(), conditions, self.guided)
+            yield _call(denoiser, noisy, timesteps, conditions, self.guided)
+
+
+def _timesteps_inside(plan: StagePlan, stage: int | None) -> tuple[int, int]:
+    """First and last whole timestep of a stage; of one too narrow to hold any, the one next to it."""
+    low, high = (plan.borders[0], plan.borders[-1]) if stage is None else plan.borders[stage : stage + 2]
+    first = min(math.ceil(low), math.ceil(plan.borders[-1]) - 1)
+    return first, max(first, math.ceil(high) - 1)
+
+
+def _add_noise(scheduler: Any, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """Return √ᾱ x + √(1-ᾱ) ε as the denoiser sees it.
+
+    The scheduler's own `add_noise` would not do: that of the Euler family knows only the timesteps of the last
+    sampling run, and returns the latents before `scale_model_input`.
+    """
+    if not hasattr(scheduler, "alphas_cumprod"):
+        raise InputError(
+            f"DatasetSource cannot noise latents for {type(scheduler).__name__}, which has no alphas_cumprod; "
+            "calibrate with SamplingSource instead."
+        )
+    alphas = scheduler.alphas_cumprod.to(clean.device, clean.dtype)[timesteps].view(-1, *(1,) * (clean.ndim - 1))
+    return alphas.sqrt() * clean + (1 - alphas).sqrt() * noise  # type: ignore[no-any-return]
 
 
 def _call(denoiser: nn.Module, latents: Tensor, timesteps: Tensor, conditions: Conditions, guided: bool) -> Call:

@@ -11,6 +11,7 @@ from diff_es.denoisers.macs import count_macs as count_macs
 from diff_es.denoisers.spec import Conditions as Conditions
 from diff_es.denoisers.spec import DenoiserSpec as DenoiserSpec
 from diff_es.denoisers.spec import Layer as Layer
+from diff_es.denoisers.spec import plain_linear as plain_linear
 from diff_es.errors import UnsupportedModelError
 from diff_es.registry import Registry, suggest
 
@@ -69,20 +70,5 @@ def dense_denoiser_of(pipe: Any) -> nn.Module:
             raise UnsupportedModelError(f"{name} has fused q, k, v: call unfuse_qkv_projections() first.")
     for layer in spec_of(denoiser).width_layers(denoiser):
         for path in (*layer.inputs, layer.output):
-            _check_linear(denoiser, path)
+            plain_linear(denoiser, path)
     return denoiser
-
-
-def _check_linear(denoiser: nn.Module, path: str) -> None:
-    linear = denoiser.get_submodule(path)
-    kind = type(linear)
-    if kind.__module__ != "torch.nn.modules.linear":
-        raise UnsupportedModelError(
-            f"{path} is a {kind.__module__}.{kind.__name__}, not a plain linear: fuse LoRA layers, and prune "
-            "before quantising."
-        )
-    if next(linear.parameters()).is_meta:
-        raise UnsupportedModelError(
-            f"{path} has no weights in memory (sequential offload?): load the pipeline plainly, or use "
-            "enable_model_cpu_offload()."
-        )

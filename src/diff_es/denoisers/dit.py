@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from diff_es.denoisers.absent import attention_without_heads, identity_block
-from diff_es.denoisers.spec import Conditions, DenoiserSpec, GroupAttribute, Layer
+from diff_es.denoisers.spec import Conditions, DenoiserSpec, GroupAttribute, Layer, plain_linear
 from diff_es.errors import InputError
 from diff_es.sampling import class_labels
 
@@ -28,7 +28,7 @@ def _width_layers(denoiser: nn.Module) -> tuple[Layer, ...]:
 def _attention(denoiser: nn.Module, block: str) -> Layer:
     name = f"{block}.attn1"
     attention: Any = denoiser.get_submodule(name)
-    head_dim = attention.to_q.weight.shape[0] // attention.heads
+    head_dim = plain_linear(denoiser, f"{name}.to_q").out_features // attention.heads
     per_group = {"heads": 1, "inner_dim": head_dim, "inner_kv_dim": head_dim, "sliceable_head_dim": 1}
     return Layer(
         name=name,
@@ -44,16 +44,14 @@ def _attention(denoiser: nn.Module, block: str) -> Layer:
 
 def _ffn(denoiser: nn.Module, block: str) -> Layer:
     name = f"{block}.ff"
-    first: Any = denoiser.get_submodule(f"{name}.net.0.proj")
-    second: Any = denoiser.get_submodule(f"{name}.net.2")
-    channels = second.weight.shape[1]
+    channels = plain_linear(denoiser, f"{name}.net.2").in_features
     return Layer(
         name=name,
         kind="ffn",
         num_groups=channels,
         inputs=(f"{name}.net.0.proj",),
         output=f"{name}.net.2",
-        halves=first.weight.shape[0] // channels,
+        halves=plain_linear(denoiser, f"{name}.net.0.proj").out_features // channels,
     )
 
 

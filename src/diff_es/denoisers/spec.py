@@ -62,6 +62,27 @@ class Layer:
     absent: Callable[..., Any] | None = None
 
 
+def plain_linear(denoiser: nn.Module, path: str) -> nn.Linear:
+    """Return the linear at `path`, having checked that it is a plain one with its weights in memory.
+
+    Raises:
+        UnsupportedModelError: it is LoRA-wrapped, quantised or parametrised, or its weights are on the meta device.
+    """
+    linear: nn.Linear = denoiser.get_submodule(path)  # type: ignore[assignment]
+    kind = type(linear)
+    if kind.__module__ != "torch.nn.modules.linear":
+        raise UnsupportedModelError(
+            f"{path} is a {kind.__module__}.{kind.__name__}, not a plain linear: fuse LoRA layers, and prune "
+            "before quantising."
+        )
+    if linear.weight.is_meta:
+        raise UnsupportedModelError(
+            f"{path} has no weights in memory (sequential offload?): load the pipeline plainly, or use "
+            "enable_model_cpu_offload()."
+        )
+    return linear
+
+
 @dataclass(frozen=True)
 class DenoiserSpec:
     """Everything the other rooms need to know about one denoiser class.

@@ -59,6 +59,7 @@ def run(pipe: Any, requests: Requests, sampler: SamplerConfig, *, decode: bool =
 def _capture_latents(pipe: Any, captured: list[Tensor], *, decode: bool) -> Iterator[None]:
     """Take the latents where every latent pipeline passes them on: the VAE's decode."""
     vae = pipe.vae
+    before = vars(vae).get("decode")  # a user's own, such as a compiled one
     original = vae.decode
 
     def capture(latents: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -72,3 +73,5 @@ def _capture_latents(pipe: Any, captured: list[Tensor], *, decode: bool) -> Iter
         yield
     finally:
         del vae.decode
+        if before is not None:
+            vae.decode = before

@@ -16,8 +16,6 @@ from diff_es.sampling import Requests, SamplerConfig
 from diff_es.search import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from diff_es.bank import ThinSource
     from diff_es.schedule import Allocation, Levels, PruningSchedule
 
@@ -78,27 +76,31 @@ class TrajectoryFitness:
     def score(self, schedule: PruningSchedule) -> Outcome:
         """Score a schedule: the mean over the probes, higher is better; NaN where an image or latent is NaN."""
         total = CallCount()
+        dense = self._dense
         scores = [
-            self.metric.score(result.of(self.metric.needs), dense.of(self.metric.needs))
-            for result, dense in zip(self._sample(schedule, total), self._dense, strict=True)
+            self.metric.score(result.of(self.metric.needs), reference.of(self.metric.needs))
+            for result, reference in zip(self._sample(schedule, total), dense, strict=True)
         ]
         return Outcome(float(torch.cat(scores).mean()), total.run, total.replayed)
 
     def sample(self, schedule: PruningSchedule) -> list[Result]:
         """Return the routed results, one per batch of probes."""
-        return list(self._sample(schedule, CallCount()))
+        return self._sample(schedule, CallCount())
 
-    def _sample(self, schedule: PruningSchedule, total: CallCount) -> Iterator[Result]:
+    def _sample(self, schedule: PruningSchedule, total: CallCount) -> list[Result]:
+        """Sample every batch; a list, so that the model is dense again before anything looks at the results."""
+        results = []
         self._router.set_schedule(schedule)
         install_(self._denoiser, self._router)
         try:
             for index, batch in enumerate(self._batches):
                 with replayed(self._denoiser, self._source.plan, schedule, index, self._store) as count:
-                    yield self._run(batch)
+                    results.append(self._run(batch))
                 total.run += count.run
                 total.replayed += count.replayed
         finally:
             remove_(self._pipe)
+        return results
 
     @cached_property
     def _dense(self) -> list[Result]:

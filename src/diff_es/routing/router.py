@@ -61,13 +61,18 @@ class Router:
         """Route by another schedule from the next denoiser call on.
 
         Raises:
-            InputError: a schedule of other layers or another number of stages.
+            InputError: a schedule of other layers, another number of stages or another H.
         """
         if schedule.layers != self.source.layers:
             raise InputError("The schedule names other layers than the weights; it belongs to another bank.")
         if schedule.num_stages != self.source.plan.num_stages:
             raise InputError(
                 f"The schedule has {schedule.num_stages} stages, the weights {self.source.plan.num_stages}."
+            )
+        if schedule.num_levels != self.source.num_levels:
+            raise InputError(
+                f"The schedule has H={schedule.num_levels} levels, the weights H={self.source.num_levels}: a level "
+                "of one removes another share than the same level of the other."
             )
         self.point_at(None)
         self._schedule = schedule
@@ -147,8 +152,6 @@ class _ThinCache:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._entries: OrderedDict[_Key, tuple[Value, ...]] = OrderedDict()
-        self._bytes = 0
-        self._pinned: set[_Key] = set()
 
     def get(self, key: _Key) -> tuple[Value, ...] | None:
         if key in self._entries:
@@ -157,12 +160,16 @@ class _ThinCache:
 
     def put(self, key: _Key, values: tuple[Value, ...]) -> None:
         self._entries[key] = values
-        self._bytes += _size(values)
-        self._evict()
 
     def pin(self, keys: set[_Key]) -> None:
-        self._pinned = keys
-        self._evict()
+        """Keep these whatever they take, and of the others the most recently used within the limit."""
+        idle = {key: _size(values) for key, values in self._entries.items() if key not in keys}
+        excess = sum(idle.values()) - self._limit
+        for key, size in idle.items():
+            if excess <= 0:
+                return
+            del self._entries[key]
+            excess -= size
 
     def convert(self, function: Callable[[Tensor], Tensor]) -> None:
         for values in self._entries.values():
@@ -170,12 +177,6 @@ class _ThinCache:
                 if isinstance(value, nn.Parameter):
                     with torch.no_grad():
                         value.data = function(value.data)
-
-    def _evict(self) -> None:
-        for key in [key for key in self._entries if key not in self._pinned]:
-            if self._bytes <= self._limit:
-                return
-            self._bytes -= _size(self._entries.pop(key))
 
 
 def _size(values: tuple[Value, ...]) -> int:

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import TypeAdapter
 
 from diff_es.allocation import Sensitivity, measure_sensitivity
@@ -26,7 +27,7 @@ from diff_es.recipe import Recipe
 from diff_es.run.models import image_size, load_images, load_pipeline
 from diff_es.sampling import Requests, SamplerConfig, class_labels
 from diff_es.schedule import Allocation, PruningSchedule, ScheduleSpace
-from diff_es.search import EvolutionConfig, Journal, JournalHeader, SearchResult, search
+from diff_es.search import EvolutionConfig, Journal, JournalHeader, SearchResult, search_schedule
 from diff_es.stages import StagePlan
 from diff_es.versions import versions
 
@@ -47,6 +48,11 @@ class Session:
     def pipe(self) -> Any:
         """The dense pipeline."""
         return load_pipeline(self.recipe.model, self.recipe.dtype, self.recipe.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the denoiser runs."""
+        return next(denoiser_of(self.pipe).parameters()).device
 
     @cached_property
     def plan(self) -> StagePlan:
@@ -98,8 +104,10 @@ class Session:
 
     @cached_property
     def space(self) -> ScheduleSpace:
-        """The schedules that meet the budget."""
-        return self.bank.space(self.recipe.search.sparsity)
+        """The schedules that meet the budget; known without the bank, so that an infeasible one costs nothing."""
+        levels = self.recipe.pruning.levels
+        caps = (levels,) * self.plan.num_stages
+        return ScheduleSpace(self.plan.steps_per_stage, levels, self.recipe.search.sparsity, caps)
 
     @cached_property
     def sensitivity(self) -> Sensitivity:
@@ -126,7 +134,7 @@ class Session:
         config = self.evolution
         header = JournalHeader(self._fitness_fingerprint(allocation), self.space, config)
         with Journal(folder / "journal.jsonl", header) as journal:
-            result = search(fitness, self.space, config, journal)
+            result = search_schedule(fitness, self.space, config, journal)
         write_record(folder / "result.json", result)
         return result
 

@@ -15,6 +15,6 @@ from diff_es.search.journal import JournalEntry as JournalEntry
 from diff_es.search.journal import JournalHeader as JournalHeader
 from diff_es.search.loop import SearchResult as SearchResult
 from diff_es.search.loop import run_search as run_search
-from diff_es.search.loop import search as search
+from diff_es.search.loop import search_schedule as search_schedule
 from diff_es.search.starts import START_KINDS as START_KINDS
 from diff_es.search.starts import start_population as start_population

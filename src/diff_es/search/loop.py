@@ -38,7 +38,7 @@ class SearchResult:
     seed: int
 
 
-def search(  # noqa: PLR0913
+def search_schedule(  # noqa: PLR0913
     fitness: Fitness,
     space: ScheduleSpace,
     config: EvolutionConfig,

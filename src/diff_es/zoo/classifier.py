@@ -72,7 +72,7 @@ def _convolution(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
 
 def save_classifier(model: FashionClassifier, folder: Path) -> None:
     """Write weights and configuration into an existing folder."""
-    save_file(model.state_dict(), folder / WEIGHTS_NAME)
+    save_file({key: t.contiguous() for key, t in model.state_dict().items()}, folder / WEIGHTS_NAME)
     write_record(folder / CONFIG_NAME, model.config)
 
 

@@ -80,6 +80,7 @@ def train_classifier(recipe: ClassifierRecipe, data: Path, save: SaveConfig) -> 
 
     def loss(rows: torch.Tensor, step: int, generator: torch.Generator) -> torch.Tensor:  # noqa: ARG001
         images = augment(to_tensor(training.images[rows.numpy()]), recipe.max_shift, generator)
+        images = images.contiguous(memory_format=torch.channels_last)  # 1.5 times as fast on CPU
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16, cache_enabled=False):
             logits = model(images)
         return F.cross_entropy(logits.float(), labels[rows], label_smoothing=recipe.label_smoothing)

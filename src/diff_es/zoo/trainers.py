@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import torch
 from diffusers import AutoencoderKL
 
 from diff_es.artifacts import new_folder
@@ -29,6 +31,8 @@ _RECIPES.register("fashion-vae", VaeRecipe)
 _RECIPES.register("fashion-dit", DitRecipe)
 _RECIPES.register("fashion-classifier", ClassifierRecipe)
 
+# Half the size; diffusers computes in float32 all the same unless it is asked for another type.
+STORED_DTYPE: Final = torch.float16
 _MODEL_FOLDER: Final = "model"
 _SNAPSHOT_FOLDER: Final = "snapshots"
 
@@ -80,7 +84,7 @@ def _train(recipe: AnyRecipe, data: Path, save: SaveConfig, model: Path) -> None
         case VaeRecipe():
             vae = train_vae(recipe, data, save)
             with new_folder(model) as folder:
-                vae.save_pretrained(folder)
+                vae.to(STORED_DTYPE).save_pretrained(folder)
         case DitRecipe():
             vae = AutoencoderKL.from_pretrained(shipped("fashion-vae"), local_files_only=True)
             _write_pipeline(train_dit(recipe, vae, data, save, _Snapshots(save.folder)), model)
@@ -103,5 +107,6 @@ class _Snapshots:
 
 
 def _write_pipeline(pipeline: DiTPipeline, folder: Path) -> None:
+    stored = copy.deepcopy(pipeline).to(STORED_DTYPE, silence_dtype_warnings=True)  # the given one may be trained on
     with new_folder(folder) as temporary:
-        pipeline.save_pretrained(temporary)
+        stored.save_pretrained(temporary)

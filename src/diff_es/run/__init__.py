@@ -1,0 +1,8 @@
+"""The main job: a recipe from start to end."""
+
+from diff_es.run.estimate import Estimate as Estimate
+from diff_es.run.estimate import estimate as estimate
+from diff_es.run.main import RunResult as RunResult
+from diff_es.run.main import compress as compress
+from diff_es.run.models import load_pipeline as load_pipeline
+from diff_es.run.session import Session as Session
