@@ -16,6 +16,7 @@ import torch
 
 from diff_es.allocation.knapsack import Frontier
 from diff_es.denoisers import count_macs, dense_denoiser_of
+from diff_es.errors import InputError
 from diff_es.progress import track
 from diff_es.routing import Router, check_model
 from diff_es.schedule import Allocation, Levels, PruningSchedule
@@ -70,13 +71,16 @@ def measure_sensitivity(pipe: Any, bank: Bank, source: CalibrationSource, sample
         bank: Its bank.
         source: Gives the denoiser calls of a stage; rows of the first one are used.
         samples: At most this many rows of that call, taken evenly.
+
+    Raises:
+        InputError: the source has no call in a stage.
     """
     denoiser = dense_denoiser_of(pipe)
     check_model(denoiser, bank)
     router = Router(denoiser, bank, mode="gather")
     highest = bank.num_levels
     levels = (0, highest) if bank.depth else tuple(range(highest + 1))
-    calls = [_rows(next(iter(source.calls(pipe, bank.plan, stage))), samples) for stage in range(bank.plan.num_stages)]
+    calls = [_rows(_first_call(pipe, bank, source, stage), samples) for stage in range(bank.plan.num_stages)]
     try:
         macs = _macs(denoiser, router, _rows(calls[0], 1), levels)
         stages = track(range(bank.plan.num_stages), "Measuring sensitivity")
@@ -84,6 +88,12 @@ def measure_sensitivity(pipe: Any, bank: Bank, source: CalibrationSource, sample
     finally:
         router.point_at(None)
     return Sensitivity(bank.layers, levels, errors, macs)
+
+
+def _first_call(pipe: Any, bank: Bank, source: CalibrationSource, stage: int) -> Call:
+    for call in source.calls(pipe, bank.plan, stage):
+        return call
+    raise InputError(f"The calibration source has no denoiser call in stage {stage} of the bank.")
 
 
 def _stage_errors(

@@ -122,11 +122,12 @@ def _collect_stage(
     denoiser = denoiser_of(pipe)
     tensors: dict[str, Tensor] = {}
     for layers in passes:
-        count = 0
+        called = False
         with observed(denoiser, layers, config.collect) as accumulators:
-            for count, call in enumerate(source.calls(pipe, config.stages, stage), start=1):
+            for call in source.calls(pipe, config.stages, stage):
                 denoiser(**call)
-        if count == 0:
+                called = True
+        if not called:
             raise InputError(
                 f"The calibration source has no denoiser call in stage {stage}; sample it with the steps that the "
                 f"stages were made for ({len(config.stages.timesteps)})."

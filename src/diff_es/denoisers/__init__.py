@@ -8,6 +8,7 @@ from diff_es.denoisers import dit
 from diff_es.denoisers.fingerprint import Fingerprint as Fingerprint
 from diff_es.denoisers.fingerprint import fingerprint as fingerprint
 from diff_es.denoisers.macs import count_macs as count_macs
+from diff_es.denoisers.macs import macs_by_module as macs_by_module
 from diff_es.denoisers.spec import Conditions as Conditions
 from diff_es.denoisers.spec import DenoiserSpec as DenoiserSpec
 from diff_es.denoisers.spec import Layer as Layer

@@ -26,10 +26,30 @@ def count_macs(module: nn.Module, call: Mapping[str, Any]) -> int:
     Returns:
         MACs of this one call.
     """
+    return _counted(module, call).get_total_flops() // 2
+
+
+def macs_by_module(module: nn.Module, call: Mapping[str, Any]) -> dict[str, int]:
+    """Count the multiply-adds of one call by submodule path; a parent's count holds those of its children.
+
+    Args:
+        module: The denoiser.
+        call: The keyword arguments of one call.
+    """
+    counts = _counted(module, call).get_flop_counts()
+    prefix = f"{type(module).__name__}."
+    return {
+        path.removeprefix(prefix): sum(operations.values()) // 2
+        for path, operations in counts.items()
+        if path.startswith(prefix)
+    }
+
+
+def _counted(module: nn.Module, call: Mapping[str, Any]) -> FlopCounterMode:
     counter = FlopCounterMode(display=False, custom_mapping=_attention_formulas())
     with torch.no_grad(), counter:
         module(**call)
-    return int(counter.get_total_flops()) // 2
+    return counter
 
 
 def _attention_formulas() -> dict[Any, Any]:

@@ -9,10 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from torch import nn
+
 from diff_es.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 LayerKind: TypeAlias = Literal["attention", "ffn", "block"]
 #: Per-sample conditions of a denoiser call, e.g. {"class_labels": (N,)}; every tensor has N rows.
@@ -75,6 +77,8 @@ def plain_linear(denoiser: nn.Module, path: str) -> nn.Linear:
             f"{path} is a {kind.__module__}.{kind.__name__}, not a plain linear: fuse LoRA layers, and prune "
             "before quantising."
         )
+    if type(linear.weight) is not nn.Parameter:
+        raise UnsupportedModelError(f"The weight of {path} is a {type(linear.weight).__name__}: prune, then quantise.")
     if linear.weight.is_meta:
         raise UnsupportedModelError(
             f"{path} has no weights in memory (sequential offload?): load the pipeline plainly, or use "
