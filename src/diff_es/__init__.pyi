@@ -18,9 +18,9 @@ from .routing import apply_ as apply_
 from .routing import load as load
 from .routing import remove_ as remove_
 from .routing import routed as routed
-from .run import load_pipeline as load_pipeline
 from .run import RunResult as RunResult
 from .run import compress as compress
+from .run import load_pipeline as load_pipeline
 from .sampling import Requests as Requests
 from .sampling import SamplerConfig as SamplerConfig
 from .sampling import sample as sample

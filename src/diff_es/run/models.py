@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.utils.logging import disable_progress_bar
 
 from diff_es import zoo
 from diff_es.calibration import LabelledImages, read_folder, read_npz
@@ -43,17 +45,17 @@ def load_pipeline(model: str, dtype: str = "float32", device: str = "auto") -> A
     Raises:
         InputError: the model cannot be loaded.
     """
-    if model.startswith(_ZOO):
-        pipe = zoo.load_pipeline(model.removeprefix(_ZOO))
-    else:
-        try:
-            pipe = DiffusionPipeline.from_pretrained(model, use_safetensors=True)
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"model={model!r} cannot be loaded as a diffusers pipeline: {error} Give zoo:NAME "
-                f"({', '.join(zoo.names())}), a folder written by save_pretrained, or a Hub id."
-            ) from error
-    return pipe.to(resolve_device(device), getattr(torch, dtype))
+    source = str(zoo.path(model.removeprefix(_ZOO))) if model.startswith(_ZOO) else model
+    if not sys.stderr.isatty():
+        disable_progress_bar()
+    try:
+        pipe = DiffusionPipeline.from_pretrained(source, torch_dtype=getattr(torch, dtype), use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"model={model!r} cannot be loaded as a diffusers pipeline: {error} Give zoo:NAME "
+            f"({', '.join(zoo.names())}), a folder written by save_pretrained, or a Hub id."
+        ) from error
+    return pipe.to(resolve_device(device))
 
 
 def load_images(data: str, size: int) -> LabelledImages:

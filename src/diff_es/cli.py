@@ -1,0 +1,168 @@
+"""The command line: parses, calls verbs, exits. 0 = done, 1 = the input cannot be used, 130 = interrupted."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from diff_es.errors import DiffESError
+
+app = typer.Typer(
+    help="Make a diffusion model faster without retraining: prune it stage by stage, search how much, run the result.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+zoo_app = typer.Typer(help="The small trained models that ship with Diff-ES.", no_args_is_help=True)
+app.add_typer(zoo_app, name="zoo")
+
+_out = Console()
+_err = Console(stderr=True)
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+DeviceOption = Annotated[str, typer.Option(help="auto (CUDA if there is one), cpu, cuda, cuda:1, …")]
+
+# Commands import what they need when they run, so that --help does not wait for torch and diffusers.
+# ruff: noqa: PLC0415
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="A recipe in YAML, or the name of a shipped one (demo).")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The run directory; new, unless --resume.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the recipe, estimate time and disk, stop.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Prune a model as a recipe says: calibrate, prune, search, save, measure, report.
+
+    Example: diff-es run demo --output runs/demo
+    """
+    from diff_es import views
+    from diff_es.recipe import Recipe
+    from diff_es.run import Session, compress, estimate
+
+    parsed = Recipe.read(_shipped(recipe))
+    if dry_run:
+        predicted = estimate(Session(parsed, output))
+        _show(as_json, views.estimate_json(predicted), lambda: views.estimate_table(predicted))
+        return
+    command = f"diff-es run {recipe} --output {output}" + (" --resume" if resume else "")
+    result = compress(parsed, output, resume=resume, command=command)
+    _show(as_json, views.run_json(result), lambda: views.run_table(result))
+
+
+@app.command()
+def inspect(
+    model: Annotated[str, typer.Argument(help="zoo:NAME, a folder, or a Hugging Face id of a diffusers pipeline.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Show what is prunable in a model, its MACs and parameters, and what is left alone and why."""
+    from diff_es import views
+    from diff_es.run import inspect_model, load_pipeline
+
+    inspection = inspect_model(load_pipeline(model, device="cpu"))
+    _show(as_json, views.inspection_json(inspection), lambda: views.inspection_table(inspection))
+
+
+@app.command()
+def generate(  # noqa: PLR0913, PLR0917 (each is an option of the command)
+    artefact: Annotated[Path, typer.Argument(help="The artefact: the folder `pruned` of a run.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the images.")] = Path("images"),
+    labels: Annotated[list[int] | None, typer.Option("--label", help="Class label; repeat for several.")] = None,
+    count: Annotated[int, typer.Option(help="Number of images; the labels are gone round.", min=1)] = 10,
+    seed: Annotated[int, typer.Option(help="Seed of the first image; the next ones follow.", min=0)] = 0,
+    model: Annotated[str | None, typer.Option(help="The dense model; by default the one the artefact names.")] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Generate images with a pruned model.
+
+    Example: diff-es generate runs/demo/pruned --label 3 --label 9 --count 4
+    """
+    from diff_es.run import generate_images
+
+    paths = generate_images(artefact, output, labels=labels, count=count, seed=seed, model=model, device=device)
+    _out.print(f"{len(paths)} images in {output}")
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(help="A run directory, a bank, or an artefact.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Check every file of a folder against its manifest."""
+    from diff_es import views
+    from diff_es.run import verify_folder
+
+    checked = verify_folder(folder)
+    _show(as_json, views.verification_json(checked), lambda: views.verification_table(checked))
+
+
+@app.command()
+def env(as_json: JsonFlag = False) -> None:
+    """Print versions and device: paste it into bug reports."""
+    from diff_es import views
+    from diff_es.evaluation import environment
+
+    here = environment()
+    _show(as_json, views.environment_json(here), lambda: views.environment_table(here))
+
+
+@zoo_app.command("list")
+def zoo_list(as_json: JsonFlag = False) -> None:
+    """List the shipped models and where they lie."""
+    from diff_es import views, zoo
+
+    models = {name: str(zoo.path(name)) for name in zoo.names()}
+    _show(as_json, models, lambda: views.zoo_table(models))
+
+
+@zoo_app.command("train")
+def zoo_train(
+    name: Annotated[str, typer.Argument(help="fashion-vae, fashion-dit or fashion-classifier.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for checkpoints and the trained model.")],
+    data: Annotated[
+        Path, typer.Option(help="Folder with the four Fashion-MNIST files (*.gz); Debian's package puts it here.")
+    ] = Path("/usr/share/datasets/fashion-mnist"),
+) -> None:
+    """Train a zoo model from its recipe; a training that was stopped goes on."""
+    from diff_es import zoo
+
+    _out.print(f"trained: {zoo.train(name, output, data=data)}")
+
+
+def main() -> None:
+    """Run the command line; an expected error is one message, not a traceback."""
+    try:
+        app()
+    except DiffESError as error:
+        _err.print(f"[red]error:[/red] {_escape(str(error))}", highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        _err.print("interrupted; a run goes on with --resume")
+        sys.exit(130)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _show(as_json: bool, content: Any, table: Any) -> None:
+    """Print a JSON object for programs, or what `table` makes for people."""
+    if as_json:
+        sys.stdout.write(json.dumps(content) + "\n")
+    else:
+        _out.print(table())
+
+
+def _shipped(recipe: Path) -> Path:
+    """Return a shipped recipe where the path is no file but the name of one."""
+    shipped = Path(__file__).parent / "recipes" / f"{recipe}.yaml"
+    return shipped if not recipe.exists() and shipped.exists() else recipe

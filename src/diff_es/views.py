@@ -1,0 +1,133 @@
+"""Results as tables for people and as plain values for programs. The command line prints them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from diff_es.evaluation import describe_speedup, speedup
+
+if TYPE_CHECKING:
+    from diff_es.evaluation import Environment
+    from diff_es.run import Estimate, Inspection, RunResult
+
+_GIB = 2**30
+
+
+def estimate_json(estimate: Estimate) -> dict[str, Any]:
+    """The predicted cost of a run."""
+    return asdict(estimate)
+
+
+def estimate_table(estimate: Estimate) -> Table:
+    """The predicted cost of a run."""
+    table = _pairs("What this run will take")
+    table.add_row("schedules to evaluate, at most", str(estimate.evaluations))
+    table.add_row("search", _duration(estimate.search_seconds))
+    table.add_row("calibration, sensitivity, measuring", _duration(estimate.other_seconds))
+    table.add_row("disk, at most", f"{estimate.disk_bytes / _GIB:.2f} GiB")
+    table.add_row("one dense image here", f"{estimate.seconds_per_image:.3f} s")
+    return table
+
+
+def run_json(result: RunResult) -> dict[str, Any]:
+    """What a run found and where it lies."""
+    return {
+        "folder": str(result.folder),
+        "report": str(result.report),
+        "levels": list(result.search.levels),
+        "fitness": result.search.fitness,
+        "evaluated": result.search.evaluated,
+        "evaluation": asdict(result.evaluation),
+    }
+
+
+def run_table(result: RunResult) -> Table:
+    """The comparison of the dense model with every schedule."""
+    table = Table(title=f"Result: open {result.report}", title_justify="left")
+    for heading in ("schedule", "SSIM", "latent MSE", "label agreement", "classifier Fréchet", "MACs", "latency", ""):
+        table.add_column(heading, justify="left" if heading == "schedule" else "right")
+    dense = result.evaluation.dense
+    for row in result.evaluation.schedules:
+        table.add_row(
+            row.name,
+            f"{row.ssim:.4f}",
+            f"{row.latent_mse:.4f}",
+            _known(row.label_agreement, ".1%"),
+            _known(row.classifier_frechet, ".2f"),
+            f"{row.macs_ratio:.1%}",
+            f"{row.latency.median_ms:.0f} ms",
+            "" if row.is_dense else describe_speedup(speedup(dense.latency, row.latency)),
+        )
+    return table
+
+
+def inspection_json(inspection: Inspection) -> dict[str, Any]:
+    """What is prunable."""
+    return asdict(inspection)
+
+
+def inspection_table(inspection: Inspection) -> Table:
+    """What is prunable, by kind of layer, and what is not."""
+    title = (
+        f"{inspection.architecture}: {inspection.parameters / 1e6:.2f} M parameters, {inspection.macs / 1e6:.1f} MMACs"
+    )
+    table = Table(title=f"{title} a call on one sample", title_justify="left")
+    for heading in ("part", "layers", "groups each", "parameters", "MACs", "prunable"):
+        table.add_column(heading, justify="left" if heading in {"part", "prunable"} else "right")
+    for part in inspection.parts:
+        groups = " / ".join(map(str, part.groups)) or "-"
+        shares = f"{part.parameters / inspection.parameters:.1%}", f"{part.macs / inspection.macs:.1%}"
+        table.add_row(part.name, str(part.layers or "-"), groups, *shares, part.reason or "yes")
+    return table
+
+
+def verification_json(checked: dict[str, int]) -> dict[str, Any]:
+    """Folder → files checked."""
+    return {"intact": True, "files": checked}
+
+
+def verification_table(checked: dict[str, int]) -> Table:
+    """Folder → files checked."""
+    table = _pairs("All files are intact")
+    for name, count in checked.items():
+        table.add_row(name, f"{count} files")
+    return table
+
+
+def environment_json(environment: Environment) -> dict[str, Any]:
+    """Versions and device."""
+    return asdict(environment)
+
+
+def environment_table(environment: Environment) -> Table:
+    """Versions and device."""
+    table = _pairs("Environment")
+    for name, value in asdict(environment).items():
+        for key, version in value.items() if isinstance(value, dict) else [(name, value)]:
+            table.add_row(key, str(version))
+    return table
+
+
+def zoo_table(models: dict[str, str]) -> Table:
+    """Shipped models and their folders."""
+    table = _pairs("Shipped models")
+    for name, path in models.items():
+        table.add_row(name, path)
+    return table
+
+
+def _pairs(title: str) -> Table:
+    return Table("", "", title=title, title_justify="left", show_header=False)
+
+
+def _known(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
