@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +13,9 @@ from diff_es import zoo
 from diff_es.errors import ArtifactError, InputError
 from diff_es.zoo.data import DEFAULT_SOURCE, LabelledImages, balanced_subset, full_set
 
+from .idx_files import write_idx
+
 ROWS = 12
-
-
-def write_idx(folder: Path, split: str, images: np.ndarray, labels: np.ndarray) -> None:
-    """Write two idx files by the format's definition, independently of the reader."""
-    for name, array in ((f"{split}-images-idx3-ubyte.gz", images), (f"{split}-labels-idx1-ubyte.gz", labels)):
-        header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
-        (folder / name).write_bytes(gzip.compress(header + array.tobytes()))
 
 
 @pytest.fixture
