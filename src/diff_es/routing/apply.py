@@ -95,7 +95,7 @@ def check_model(denoiser: nn.Module, source: ThinSource) -> None:
         return
     hint = "load the model that was pruned"
     if found.dtype != source.fingerprint.dtype:
-        hint += f" with torch_dtype={source.fingerprint.dtype} (it may be moved to another dtype once routed)"
+        hint += f" with dtype={source.fingerprint.dtype} (it may be moved to another dtype once routed)"
     raise UnsupportedModelError(
         f"The pruned weights belong to another model: made for {source.fingerprint.describe()}, "
         f"given {found.describe()}; {hint}."

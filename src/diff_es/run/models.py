@@ -49,7 +49,7 @@ def load_pipeline(model: str, dtype: str = "float32", device: str = "auto") -> A
     if not sys.stderr.isatty():
         disable_progress_bar()
     try:
-        pipe = DiffusionPipeline.from_pretrained(source, torch_dtype=getattr(torch, dtype), use_safetensors=True)
+        pipe = DiffusionPipeline.from_pretrained(source, dtype=getattr(torch, dtype), use_safetensors=True)
     except (OSError, ValueError) as error:
         raise InputError(
             f"model={model!r} cannot be loaded as a diffusers pipeline: {error} Give zoo:NAME "
