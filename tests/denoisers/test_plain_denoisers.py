@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import DiTPipeline, PixArtTransformer2DModel
-from support import HEADS, LAYERS, tiny_bank, tiny_pipe
 from torch import nn
 
-from diff_es.denoisers import dense_denoiser_of, denoiser_of, fingerprint, spec_of
+from diff_es.denoisers import denoiser_of, dense_denoiser_of, fingerprint, spec_of
 from diff_es.errors import InputError, UnsupportedModelError
 from diff_es.routing import apply_
+from support import HEADS, LAYERS, tiny_bank, tiny_pipe
 
 
 class LoraLinear(nn.Module):
