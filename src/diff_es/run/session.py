@@ -156,7 +156,7 @@ class Session:
         return TrajectoryFitness(
             self.pipe,
             self.bank,
-            self.requests(_SEARCH_PROBES, section.probes),
+            self.search_probes(),
             self.allocation(allocation),
             metric=section.metric,
             sampler=self.sampler,
@@ -193,6 +193,10 @@ class Session:
         """Return images to sample, with seeds that no other purpose of the run shares."""
         first = (self.recipe.seed * 4 + purpose) * _SEED_SPAN
         return Requests.cycle(class_labels(self.pipe), count, first)
+
+    def search_probes(self) -> Requests:
+        """Images that the search scores schedules on."""
+        return self.requests(_SEARCH_PROBES, self.recipe.search.probes)
 
     def evaluation_probes(self) -> Requests:
         """Images for fidelity to dense, which the search never saw."""

@@ -1,0 +1,73 @@
+"""Check every level of every OBS trajectory of a finished run against the closed form, in float64.
+
+The weight kept at a level must be the least-squares solution on the kept columns, W · H[:,K] · H[K,K]⁻¹, with the
+same damped H. Run it on a run directory: python benchmarks/closed_form.py runs/demo
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from diff_es.calibration import CalibrationStats
+from diff_es.denoisers import Layer, denoiser_of, spec_of
+from diff_es.pruning import ObsConfig, damped_hessian, group_columns, obs_trajectory
+from diff_es.recipe import Recipe
+from diff_es.run import Session
+from diff_es.schedule import groups_removed
+from results import add_output_option, finish
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="a run directory with OBS and calibration statistics")
+    add_output_option(parser)
+    arguments = parser.parse_args()
+    session = Session(Recipe.read(arguments.run / "recipe.yaml"), arguments.run)
+    stats = CalibrationStats.open(
+        arguments.run / "calibration", session.plan.num_stages, shared=session.recipe.calibration.shared
+    )
+    denoiser = denoiser_of(session.pipe)
+    worst, stored, checked = 0.0, 0.0, 0
+    for stage in range(len(stats.sets)):
+        for layer in spec_of(denoiser).width_layers(denoiser):
+            weight = denoiser.get_submodule(layer.output).weight.detach().double()
+            errors, bank_errors = check(session, stats, stage, layer, weight)
+            worst, stored, checked = max(worst, *errors), max(stored, *bank_errors), checked + len(errors)
+    numbers = {"benchmark": "closed_form", "levels_checked": checked, "max_relative_error": worst}
+    finish(numbers | {"max_relative_error_as_stored": stored}, arguments.json)
+
+
+def check(
+    session: Session, stats: CalibrationStats, stage: int, layer: Layer, weight: torch.Tensor
+) -> tuple[list[float], list[float]]:
+    """Relative errors (Frobenius) of each level ≥ 1 that keeps something: of the solver, and of the bank's file."""
+    hessian = stats.of(stage, layer).second_moment
+    assert hessian is not None
+    config = session.pruner_config
+    solved = obs_trajectory(
+        weight,
+        hessian,
+        group_size=layer.group_size,
+        removals=groups_removed(layer.num_groups, config.num_levels),
+        config=ObsConfig(damping=config.damping),
+        name=layer.name,
+    )
+    damped = damped_hessian(hessian, solved.damping)
+    errors, bank_errors = [], []
+    for level, snapshot in enumerate(solved.levels[1:-1], start=1):
+        kept = group_columns(snapshot.kept, layer.group_size)
+        right = weight @ damped[:, kept]
+        exact = torch.linalg.solve(damped[kept][:, kept], right, left=False)
+        thin = session.bank.thin(stage, layer, level)
+        assert thin.weight is not None
+        assert torch.equal(thin.kept, snapshot.kept)
+        errors.append(float((snapshot.weight - exact).norm() / exact.norm()))
+        bank_errors.append(float((thin.weight.double() - exact).norm() / exact.norm()))
+    return errors, bank_errors
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""Results of benchmarks: printed as one JSON object in the last line, and kept with what produced them."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import shlex
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from diff_es.evaluation import environment
+
+ROOT = Path(__file__).parent.parent
+
+
+def add_output_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", type=Path, help="also write the result to this file")
+
+
+def finish(numbers: dict[str, Any], output: Path | None) -> None:
+    """Print and keep the numbers with command, commit, date and environment."""
+    command = shlex.join(["python", str(Path(sys.argv[0])), *sys.argv[1:]])
+    record = {
+        **numbers,
+        "command": command,
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--", "src", "benchmarks")),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "environment": asdict(environment()),
+    }
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(record, indent=2) + "\n")
+    print(json.dumps(record))
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
