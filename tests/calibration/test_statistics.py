@@ -1,0 +1,212 @@
+"""Calibration statistics against a recomputation from captured activations, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import DiTPipeline
+from torch import Tensor
+
+from diff_es.calibration import CalibrationConfig, CalibrationStats, LayerStatistics, SamplingSource, calibrate
+from diff_es.denoisers import Layer, spec_of
+from diff_es.errors import ArtifactError, InputError
+from diff_es.sampling import Requests, SamplerConfig
+from diff_es.stages import StagePlan
+from support import LAYERS, PLAN, REQUESTS, SAMPLER, snapshot, tiny_pipe, tiny_source, tiny_stats
+
+
+@pytest.fixture(scope="module")
+def pipe() -> DiTPipeline:
+    return tiny_pipe()
+
+
+@pytest.fixture(scope="module")
+def stats(pipe: DiTPipeline) -> CalibrationStats:
+    return tiny_stats(pipe)
+
+
+def layers_of(pipe: DiTPipeline, *, blocks: bool = False) -> tuple[Layer, ...]:
+    return spec_of(pipe.transformer).layers(pipe.transformer, blocks=blocks)
+
+
+def captured(pipe: DiTPipeline, path: str, stage: int | None) -> tuple[Tensor, Tensor]:
+    """Inputs and outputs of one module over all calls of a stage, (samples, tokens, columns), float64."""
+    inputs, outputs = [], []
+
+    def keep(_: object, args: tuple[Any, ...], output: Tensor) -> None:
+        inputs.append(args[0].double())
+        outputs.append(output.double())
+
+    handle = pipe.transformer.get_submodule(path).register_forward_hook(keep)
+    with torch.no_grad():
+        for call in tiny_source().calls(pipe, PLAN, stage):
+            pipe.transformer(**call)
+    handle.remove()
+    return torch.cat(inputs), torch.cat(outputs)
+
+
+@pytest.mark.parametrize("stage", range(PLAN.num_stages))
+def test_second_moment_and_mean(pipe: DiTPipeline, stats: CalibrationStats, stage: int) -> None:
+    for layer in layers_of(pipe):
+        x = captured(pipe, layer.output, stage)[0].flatten(0, 1)
+        found = stats.of(stage, layer)
+        assert found.second_moment is not None
+        assert found.mean is not None
+        torch.testing.assert_close(found.second_moment.double(), x.T @ x / len(x), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(found.mean.double(), x.mean(dim=0), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("stage", range(PLAN.num_stages))
+def test_input_norms(pipe: DiTPipeline, stats: CalibrationStats, stage: int) -> None:
+    for layer in layers_of(pipe):
+        norms = stats.of(stage, layer).input_norms
+        assert norms is not None
+        assert tuple(norms) == layer.inputs
+        for path in layer.inputs:
+            x = captured(pipe, path, stage)[0].flatten(0, 1)
+            torch.testing.assert_close(norms[path].double(), x.norm(dim=0), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("stage", range(PLAN.num_stages))
+def test_block_similarity(pipe: DiTPipeline, stats: CalibrationStats, stage: int) -> None:
+    for layer in layers_of(pipe, blocks=True):
+        x, y = (tensor.flatten(1) for tensor in captured(pipe, layer.name, stage))
+        expected = F.cosine_similarity(x, y, dim=1).mean()
+        assert stats.of(stage, layer).similarity == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_stages_differ(pipe: DiTPipeline, stats: CalibrationStats) -> None:
+    moments = [stats.of(stage, layers_of(pipe)[0]).second_moment for stage in range(3)]
+    assert not torch.equal(moments[0], moments[1])
+    assert not torch.equal(moments[1], moments[2])
+
+
+def test_several_passes_give_the_same_bits(pipe: DiTPipeline, stats: CalibrationStats) -> None:
+    """The limit holds one layer at a time: as many passes as layers."""
+    largest = 8 * 64 * 65
+    config = CalibrationConfig(PLAN, memory_limit=largest)
+    again = calibrate(pipe, tiny_source(), config)
+    for first, second in zip(stats.sets, again.sets, strict=True):
+        assert set(first) == set(second)
+        assert all(torch.equal(first[name], second[name]) for name in first)
+    with pytest.raises(
+        InputError, match=rf"memory_limit={largest - 1} bytes is too small: .*\.ff alone needs {largest}"
+    ):
+        calibrate(pipe, tiny_source(), CalibrationConfig(PLAN, memory_limit=largest - 1))
+
+
+def test_the_model_is_left_as_it_was(pipe: DiTPipeline) -> None:
+    before = snapshot(pipe.transformer)
+    tiny_stats(pipe)
+    assert snapshot(pipe.transformer) == before
+
+
+def test_autocast_does_not_spoil_the_second_moment(pipe: DiTPipeline) -> None:
+    """Inside bfloat16 autocast the activations are rounded, but their products are not rounded again."""
+    layer = layers_of(pipe)[1]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = calibrate(pipe, tiny_source(), CalibrationConfig(PLAN, ("second_moment",))).of(1, layer)
+        x = captured(pipe, layer.output, 1)[0].flatten(0, 1)
+    assert found.second_moment is not None
+    assert found.second_moment.dtype == torch.float32
+    exact = x.T @ x / len(x)
+    assert (found.second_moment - exact).norm() <= 1e-6 * exact.norm()
+    rounded = (x.bfloat16().T @ x.bfloat16()).double() / len(x)
+    assert (rounded - exact).norm() > 1e-4 * exact.norm(), "the test could not tell the two apart"
+
+
+def test_only_what_is_wanted_is_collected(pipe: DiTPipeline) -> None:
+    kinds = {"second_moment": {"second_moment", "mean"}, "input_norms": {"input_norms"}, "similarity": {"similarity"}}
+    for wanted, expected in kinds.items():
+        found = calibrate(pipe, tiny_source(), CalibrationConfig(PLAN, (wanted,)))  # type: ignore[arg-type]
+        assert {name.rpartition("/")[2] for name in found.sets[0]} == expected
+
+
+def test_nothing_is_run_where_nothing_is_wanted(pipe: DiTPipeline) -> None:
+    source = RecordingSource()
+    stats = calibrate(pipe, source, CalibrationConfig(PLAN, ()))
+    assert source.asked == []
+    assert stats.of(2, layers_of(pipe)[0]) == LayerStatistics()
+
+
+def test_shared_calibration_serves_every_stage(pipe: DiTPipeline) -> None:
+    stats = tiny_stats(pipe, shared=True)
+    assert stats.shared
+    assert len(stats.sets) == 1
+    for layer in layers_of(pipe):
+        x = captured(pipe, layer.output, None)[0].flatten(0, 1)
+        for stage in range(3):
+            moment = stats.of(stage, layer).second_moment
+            assert moment is not None
+            torch.testing.assert_close(moment.double(), x.T @ x / len(x), rtol=1e-5, atol=1e-6)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_a_folder_is_resumed_to_the_same_bytes(
+    pipe: DiTPipeline, stats: CalibrationStats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = CalibrationConfig(PLAN)
+    calibrate(pipe, tiny_source(), config, tmp_path)
+    whole = files(tmp_path)
+    assert sorted(whole) == ["stage-00.safetensors", "stage-01.safetensors", "stage-02.safetensors"]
+    (tmp_path / "stage-01.safetensors").unlink()
+    source = RecordingSource()
+    resumed = calibrate(pipe, source, config, tmp_path)
+    assert source.asked == [1], "finished stages were run again"
+    assert files(tmp_path) == whole
+    opened = CalibrationStats.open(tmp_path, 3, shared=False)
+    for stage in range(3):
+        for name, tensor in stats.sets[stage].items():
+            assert torch.equal(resumed.sets[stage][name], tensor)
+            assert torch.equal(opened.sets[stage][name], tensor)
+
+
+class RecordingSource:
+    """The usual source, noting which stages are asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[int | None] = []
+
+    def calls(self, pipe: Any, plan: StagePlan, stage: int | None) -> Iterator[dict[str, Any]]:
+        self.asked.append(stage)
+        return tiny_source().calls(pipe, plan, stage)
+
+
+def test_a_truncated_shard_is_an_artifact_error(pipe: DiTPipeline, tmp_path: Path) -> None:
+    calibrate(pipe, tiny_source(), CalibrationConfig(PLAN), tmp_path)
+    shard = tmp_path / "stage-02.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(ArtifactError, match=r"stage-02\.safetensors cannot be read"):
+        CalibrationStats.open(tmp_path, 3, shared=False)
+    shard.unlink()
+    with pytest.raises(ArtifactError, match=r"stage-02\.safetensors"):
+        CalibrationStats.open(tmp_path, 3, shared=False)
+
+
+def test_a_stage_without_calls_is_refused(pipe: DiTPipeline) -> None:
+    """Two steps cannot feed three stages; empty statistics would rank groups by index, silently."""
+    source = SamplingSource(REQUESTS, SamplerConfig(num_inference_steps=2))
+    with pytest.raises(InputError, match=r"no denoiser call in stage 2.*\(6\)"):
+        calibrate(pipe, source, CalibrationConfig(PLAN, ("input_norms",)))
+
+
+def test_wrong_numbers_of_sets_are_refused(stats: CalibrationStats) -> None:
+    with pytest.raises(InputError, match="2 sets of statistics for 3 stages"):
+        CalibrationStats(stats.sets[:2], 3)
+
+
+def test_the_sampling_source_feeds_every_layer(pipe: DiTPipeline) -> None:
+    stats = calibrate(pipe, SamplingSource(Requests.cycle(range(10), 3, 0), SAMPLER), CalibrationConfig(PLAN))
+    for layer in layers_of(pipe):
+        moment = stats.of(2, layer).second_moment
+        assert moment is not None
+        assert float(torch.linalg.eigvalsh(moment.double()).min()) > -1e-6
+    assert len(layers_of(pipe)) == 2 * LAYERS
