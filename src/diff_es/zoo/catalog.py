@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -9,8 +10,11 @@ from typing import TYPE_CHECKING, Final, Literal
 from diff_es.errors import InputError
 from diff_es.registry import Registry
 from diff_es.zoo.classifier import read_classifier
+from diff_es.zoo.data import CLASS_NAMES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from diffusers import DiTPipeline
 
     from diff_es.zoo.classifier import FashionClassifier
@@ -63,9 +67,26 @@ def load_pipeline(name: str) -> DiTPipeline:
     if _CATALOG[name].kind != "pipeline":
         pipelines = ", ".join(known for known in names() if _CATALOG[known].kind == "pipeline")
         raise InputError(f"name: {name!r} is no pipeline but a part of one ({_CATALOG[name].kind}); try {pipelines}")
-    pipeline = DiTPipeline.from_pretrained(path(name), local_files_only=True, use_safetensors=True)
+    # JSON turned the labels into strings, which diffusers reads but warns of; here they are numbers again.
+    labels = dict(enumerate(CLASS_NAMES))
+    with _no_progress_bar():
+        pipeline = DiTPipeline.from_pretrained(path(name), local_files_only=True, use_safetensors=True, id2label=labels)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Silence the bar that diffusers draws while it loads; a second is too short for one."""
+    from diffusers.utils import logging  # noqa: PLC0415 - heavy
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def load_classifier() -> FashionClassifier:

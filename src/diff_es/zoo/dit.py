@@ -58,7 +58,7 @@ class DitRecipe:
     bfloat16: bool = True
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
-            steps=9000, batch_size=64, learning_rate=1e-3, warmup_steps=300, decay_steps=3000, workers=2
+            steps=7000, batch_size=64, learning_rate=1e-3, warmup_steps=300, decay_steps=3000, workers=2
         )
     )
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
-import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, DiTTransformer2DModel
 
 from diff_es.artifacts import new_folder
 from diff_es.errors import InputError
@@ -17,12 +15,14 @@ from diff_es.zoo.catalog import path as shipped
 from diff_es.zoo.classifier import save_classifier
 from diff_es.zoo.classifier_training import ClassifierRecipe, train_classifier
 from diff_es.zoo.data import DEFAULT_SOURCE
-from diff_es.zoo.dit import DitRecipe, train_dit
+from diff_es.zoo.dit import DitRecipe, build_pipeline, train_dit
 from diff_es.zoo.training import CHECKPOINT_NAME, LOG_NAME, SaveConfig
 from diff_es.zoo.vae import VaeRecipe, train_vae
 
 if TYPE_CHECKING:
     from diffusers import DiTPipeline
+
+M = TypeVar("M", AutoencoderKL, DiTTransformer2DModel)
 
 AnyRecipe = VaeRecipe | DitRecipe | ClassifierRecipe
 
@@ -31,8 +31,6 @@ _RECIPES.register("fashion-vae", VaeRecipe)
 _RECIPES.register("fashion-dit", DitRecipe)
 _RECIPES.register("fashion-classifier", ClassifierRecipe)
 
-# Half the size; diffusers computes in float32 all the same unless it is asked for another type.
-STORED_DTYPE: Final = torch.float16
 _MODEL_FOLDER: Final = "model"
 _SNAPSHOT_FOLDER: Final = "snapshots"
 
@@ -84,7 +82,7 @@ def _train(recipe: AnyRecipe, data: Path, save: SaveConfig, model: Path) -> None
         case VaeRecipe():
             vae = train_vae(recipe, data, save)
             with new_folder(model) as folder:
-                vae.to(STORED_DTYPE).save_pretrained(folder)
+                _stored(vae).save_pretrained(folder)
         case DitRecipe():
             vae = AutoencoderKL.from_pretrained(shipped("fashion-vae"), local_files_only=True)
             _write_pipeline(train_dit(recipe, vae, data, save, _Snapshots(save.folder)), model)
@@ -107,6 +105,14 @@ class _Snapshots:
 
 
 def _write_pipeline(pipeline: DiTPipeline, folder: Path) -> None:
-    stored = copy.deepcopy(pipeline).to(STORED_DTYPE, silence_dtype_warnings=True)  # the given one may be trained on
+    """Write a pipeline in half precision: half the size, and diffusers computes in float32 unless asked otherwise."""
     with new_folder(folder) as temporary:
-        stored.save_pretrained(temporary)
+        build_pipeline(_stored(pipeline.transformer), _stored(pipeline.vae)).save_pretrained(temporary)
+
+
+def _stored(model: M) -> M:
+    """Copy a model into half precision, without the note of the local folder that it may have been loaded from."""
+    config = {key: value for key, value in model.config.items() if not key.startswith("_")}
+    stored: M = type(model).from_config(config)
+    stored.load_state_dict(model.state_dict())
+    return stored.half()
