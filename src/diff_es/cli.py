@@ -1,14 +1,19 @@
-"""The command line: parses, calls verbs, exits. 0 = done, 1 = the input cannot be used, 130 = interrupted."""
+"""The command line: parses, calls verbs, exits.
+
+Exit codes: 0 = done, 1 = the input cannot be used, 2 = wrong usage, 130 = interrupted (Ctrl-C), 143 = terminated.
+"""
 
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from diff_es.errors import DiffESError
 
@@ -87,7 +92,7 @@ def generate(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     from diff_es.run import generate_images
 
     paths = generate_images(artefact, output, labels=labels, count=count, seed=seed, model=model, device=device)
-    _out.print(f"{len(paths)} images in {output}")
+    _say(f"{len(paths)} images in {output}")
 
 
 @app.command()
@@ -133,25 +138,29 @@ def zoo_train(
     """Train a zoo model from its recipe; a training that was stopped goes on."""
     from diff_es import zoo
 
-    _out.print(f"trained: {zoo.train(name, output, data=data)}")
+    _say(f"trained: {zoo.train(name, output, data=data)}")
 
 
 def main() -> None:
     """Run the command line; an expected error is one message, not a traceback."""
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, _stop)
     try:
         app()
     except DiffESError as error:
-        _err.print(f"[red]error:[/red] {_escape(str(error))}", highlight=False)
+        _err.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        _err.print("interrupted; a run goes on with --resume")
-        sys.exit(130)
 
 
-def _escape(text: str) -> str:
-    from rich.markup import escape
+def _stop(number: int, _: object) -> None:
+    """End on a signal with the shell's exit code for it; what was written so far stays."""
+    _err.print(f"{signal.strsignal(number)}: stopped; a run goes on with --resume", highlight=False)
+    sys.exit(128 + number)
 
-    return escape(text)
+
+def _say(text: str) -> None:
+    """Print one line as it is: a path may hold what would be markup, and is not to be broken."""
+    _out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _show(as_json: bool, content: Any, table: Any) -> None:

@@ -22,7 +22,7 @@ Comparison = Literal["uniform", "three-stage", "searched-uniform"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class SamplerSection(_Section):
@@ -112,7 +112,8 @@ class Recipe(_Section):
             raise InputError(f"recipe={path} is larger than {_MAX_BYTES} bytes.")
         try:
             content = yaml.load(path.read_text("utf-8"), _Loader)  # a SafeLoader
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        # PyYAML answers numbers too long and impossible dates with ValueError, deep nesting with RecursionError.
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise InputError(f"{path} is no valid YAML: {error}") from error
         return cls.parse(content, str(path))
 
@@ -132,18 +133,28 @@ class Recipe(_Section):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without aliases (they can blow up to gigabytes) and without repeated keys (the first would be lost)."""
+    """YAML without aliases (they can blow up to gigabytes), tags, and repeated keys (the first would be lost)."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases (*name) are not allowed in a recipe")
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        line = event.start_mark.line + 1
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.YAMLError(f"aliases (*{event.anchor}) are not allowed in a recipe, line {line}; write it out")
+        if getattr(event, "tag", None) is not None:
+            raise yaml.YAMLError(f"tags ({event.tag}) are not allowed in a recipe, line {line}; remove it")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep) for key, _ in node.value]
-        repeated = {str(key) for key in keys if keys.count(key) > 1}
+        line = node.start_mark.line + 1
+        strange = [key for key in keys if not isinstance(key, str)]
+        if strange:
+            raise yaml.YAMLError(f"the key {strange[0]!r} is no word, in the section of line {line}")
+        repeated = {key for key in keys if keys.count(key) > 1}
         if repeated:
-            raise yaml.YAMLError(f"{', '.join(sorted(repeated))} appears twice, line {node.start_mark.line + 1}")
+            raise yaml.YAMLError(
+                f"the key {', '.join(sorted(repeated))} appears twice, in the section of line {line}; keep one"
+            )
         return super().construct_mapping(node, deep)
 
 
@@ -153,7 +164,7 @@ def _as_json(content: Any) -> bytes:
 
 def _explain(problem: Any) -> str:
     """One line about one problem: where, what, and the nearest known key."""
-    where = ".".join(str(part) for part in problem["loc"])
+    where = ".".join(str(part) for part in problem["loc"]) or "the recipe"
     if problem["type"] == "extra_forbidden":
         section: Any = Recipe
         for part in problem["loc"][:-1]:

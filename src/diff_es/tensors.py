@@ -11,11 +11,22 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from diff_es.artifacts import write_bytes
-from diff_es.errors import ArtifactError
+from diff_es.errors import ArtifactError, InputError
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors to one safetensors file, atomically."""
+    """Write tensors to one safetensors file, atomically.
+
+    Raises:
+        InputError: a tensor holds NaN or infinity; nothing is written then.
+        ArtifactError: the file cannot be written.
+    """
+    for name, tensor in tensors.items():
+        if not _finite(tensor):
+            raise InputError(
+                f"{name} got NaN or infinity, so {path} was not written; check the model's weights and inputs, and "
+                "its dtype (float16 overflows: try bfloat16 or float32)."
+            )
     content = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     write_bytes(path, content)
 
@@ -41,8 +52,8 @@ class Shard(Mapping[str, Tensor]):
             raise KeyError(name)
         with safe_open(self.path, framework="pt") as file:
             tensor: Tensor = file.get_tensor(name)
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise ArtifactError(f"{self.path}: {name} holds NaN or infinity.")
+        if not _finite(tensor):
+            raise ArtifactError(f"{self.path}: {name} holds NaN or infinity; make or copy the folder again.")
         return tensor
 
     def __iter__(self) -> Iterator[str]:
@@ -50,3 +61,7 @@ class Shard(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def _finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())

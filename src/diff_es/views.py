@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from diff_es.evaluation import describe_speedup, speedup
@@ -27,7 +28,7 @@ def estimate_table(estimate: Estimate) -> Table:
     table.add_row("schedules to evaluate, at most", str(estimate.evaluations))
     table.add_row("search", _duration(estimate.search_seconds))
     table.add_row("calibration, sensitivity, measuring", _duration(estimate.other_seconds))
-    table.add_row("disk, at most", f"{estimate.disk_bytes / _GIB:.2f} GiB")
+    table.add_row("disk, about", _size(estimate.disk_bytes))
     table.add_row("one dense image here", f"{estimate.seconds_per_image:.3f} s")
     return table
 
@@ -46,7 +47,7 @@ def run_json(result: RunResult) -> dict[str, Any]:
 
 def run_table(result: RunResult) -> Table:
     """The comparison of the dense model with every schedule."""
-    table = Table(title=f"Result: open {result.report}", title_justify="left")
+    table = Table(title=f"Result: open {escape(str(result.report))}", title_justify="left")
     for heading in ("schedule", "SSIM", "latent MSE", "label agreement", "classifier Fréchet", "MACs", "latency", ""):
         table.add_column(heading, justify="left" if heading == "schedule" else "right")
     dense = result.evaluation.dense
@@ -115,7 +116,7 @@ def zoo_table(models: dict[str, str]) -> Table:
     """Shipped models and their folders."""
     table = _pairs("Shipped models")
     for name, path in models.items():
-        table.add_row(name, path)
+        table.add_row(name, escape(path))
     return table
 
 
@@ -125,6 +126,10 @@ def _pairs(title: str) -> Table:
 
 def _known(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
+
+
+def _size(count: int) -> str:
+    return f"{count / _GIB:.2f} GiB" if count >= _GIB else f"{count / 2**20:.1f} MiB"
 
 
 def _duration(seconds: float) -> str:

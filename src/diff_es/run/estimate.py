@@ -6,9 +6,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
-from diff_es.calibration.statistics import bytes_needed
 from diff_es.denoisers import denoiser_of, spec_of
 from diff_es.pruning import pruners
 from diff_es.sampling import Requests, sample
@@ -16,13 +13,19 @@ from diff_es.schedule import groups_removed
 from diff_es.search import EvolutionarySearch
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
     from torch import Tensor, nn
 
+    from diff_es.calibration.statistics import Statistic
     from diff_es.denoisers import Layer
+    from diff_es.recipe import Recipe
     from diff_es.run.session import Session
 
 #: Share of denoiser calls that a search saves by replay, and MACs that pruning saves: both measured at 50 %.
 _REPLAY_SAVES = 0.3
+#: Bytes of a safetensors header for one tensor.
+_ENTRY = 100
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Estimate:
         evaluations: Schedules that will be scored, over all searches, at most.
         search_seconds: Time for them.
         other_seconds: Time for calibration, sensitivity, and the final measurements.
-        disk_bytes: Size of calibration statistics, bank and artefact together, at most.
+        disk_bytes: Size of calibration statistics, bank and artefact together, about.
         seconds_per_image: Measured: one image of the dense pipeline in a search batch.
     """
 
@@ -50,6 +53,7 @@ def estimate(session: Session) -> Estimate:
     Raises:
         InputError: the recipe cannot be carried out (infeasible budget, too many stages, …): found here already.
     """
+    session.check()
     recipe = session.recipe
     seconds = _seconds_per_image(session)
     searches = len(
@@ -92,16 +96,50 @@ def _preparation_images(session: Session) -> float:
 def _disk(session: Session) -> int:
     recipe = session.recipe
     denoiser = denoiser_of(session.pipe)
+    pruner = pruners[recipe.pruning.method]
+    layers = spec_of(denoiser).layers(denoiser, blocks=pruner.depth)
+    kept = 1 - recipe.search.sparsity
+    calibration = [size for layer in layers for size in _statistics(denoiser, layer, pruner.needs)]
+    bank = [size for layer in layers for size in _trajectory(denoiser, layer, recipe)]
+    artefact = [kept * size for layer in layers for size in _thin(denoiser, layer, recipe)]
     sets = 1 if recipe.calibration.shared else recipe.stages
-    if recipe.pruning.method != "obs":
-        return 2**20
-    size = torch.finfo(next(denoiser.parameters()).dtype).bits // 8
-    layers = spec_of(denoiser).width_layers(denoiser)
-    bank = size * sum(_trajectory_elements(denoiser, layer, recipe.pruning.levels) for layer in layers)
-    return sets * (bank + sum(bytes_needed(layer) // 2 for layer in layers))
+    tensors = sets * (len(calibration) + len(bank)) + recipe.stages * len(artefact)
+    return int(sets * (sum(calibration) + sum(bank)) + recipe.stages * sum(artefact)) + _ENTRY * tensors
 
 
-def _trajectory_elements(denoiser: nn.Module, layer: Layer, num_levels: int) -> int:
-    weight: Tensor = denoiser.get_submodule(layer.output).weight  # type: ignore[assignment]
-    kept = (layer.num_groups - removed for removed in groups_removed(layer.num_groups, num_levels)[1:])
-    return weight.shape[0] * layer.group_size * sum(kept)
+def _statistics(denoiser: nn.Module, layer: Layer, needs: Collection[Statistic]) -> Iterator[int]:
+    """Bytes of each tensor that calibration keeps of a layer in one stage, float32."""
+    if "second_moment" in needs:
+        columns = layer.num_groups * layer.group_size
+        yield from (4 * columns**2, 4 * columns)
+    if "input_norms" in needs:
+        yield from (4 * _weight(denoiser, path).shape[1] for path in layer.inputs)
+    if "similarity" in needs:
+        yield 4
+
+
+def _trajectory(denoiser: nn.Module, layer: Layer, recipe: Recipe) -> Iterator[int]:
+    """Bytes of each tensor that the bank keeps of a layer in one stage: the order, int64, and weights by level."""
+    yield 8 * layer.num_groups
+    if recipe.pruning.method == "obs":
+        column = _column_bytes(denoiser, layer)
+        for removed in groups_removed(layer.num_groups, recipe.pruning.levels)[1:]:
+            yield (layer.num_groups - removed) * layer.group_size * column + column * recipe.pruning.intercept
+
+
+def _thin(denoiser: nn.Module, layer: Layer, recipe: Recipe) -> Iterator[int]:
+    """Bytes of each tensor that the artefact would keep of a layer in one stage if nothing were removed."""
+    yield 8 * layer.num_groups
+    if recipe.pruning.method == "obs":
+        column = _column_bytes(denoiser, layer)
+        yield layer.num_groups * layer.group_size * column + column * recipe.pruning.intercept
+
+
+def _column_bytes(denoiser: nn.Module, layer: Layer) -> int:
+    """Bytes of one column of a layer's output projection; its bias has as many."""
+    weight = _weight(denoiser, layer.output)
+    return weight.shape[0] * weight.element_size()
+
+
+def _weight(denoiser: nn.Module, path: str) -> Tensor:
+    return denoiser.get_submodule(path).weight  # type: ignore[return-value]

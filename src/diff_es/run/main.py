@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diff_es import zoo
 from diff_es.artifacts import locked, write_bytes
@@ -22,7 +26,10 @@ from diff_es.sampling import Requests, class_labels, sample
 if TYPE_CHECKING:
     from diff_es.search import SearchResult
 
+#: Images per row of the report's picture.
 _GRID = 10
+#: Temporary names of diff_es.artifacts.
+_LEFTOVER = re.compile(r"\..+\.\d+\.tmp")
 
 
 @dataclass(frozen=True)
@@ -56,10 +63,17 @@ def compress(recipe: Recipe, folder: Path, *, resume: bool = False, command: str
     Raises:
         InputError: the folder is taken, the recipe differs from the one that the run was started with, or the recipe
             cannot be carried out.
+        ArtifactError: the folder cannot be written, or something in it is damaged.
     """
-    _claim(recipe, folder, resume=resume)
-    with locked(folder):
-        session = Session(recipe, folder)
+    _check_folder(recipe, folder, resume=resume)
+    session = Session(recipe, folder)
+    session.check()
+    with _owned(folder):
+        # Another run may have started here since the first look.
+        _check_folder(recipe, folder, resume=resume)
+        _remove_leftovers(folder)
+        if not (folder / "recipe.yaml").exists():
+            write_bytes(folder / "recipe.yaml", recipe.dump().encode())
         result = session.search(recipe.search.allocation)
         pruned = session.pruned()
         contestants = _contestants(session)
@@ -68,19 +82,55 @@ def compress(recipe: Recipe, folder: Path, *, resume: bool = False, command: str
         return RunResult(folder, pruned, result, evaluation, report)
 
 
-def _claim(recipe: Recipe, folder: Path, *, resume: bool) -> None:
-    """Write the resolved recipe to a new folder, or check that it is the same in an old one."""
+def _check_folder(recipe: Recipe, folder: Path, *, resume: bool) -> None:
+    """Check that a folder is new, or holds a run of this recipe that may be resumed."""
     path = folder / "recipe.yaml"
     if path.exists():
         if not resume:
-            raise InputError(f"{folder} holds a run already; go on with it by --resume, or choose another folder.")
-        if Recipe.read(path) != recipe:
-            raise InputError(f"{folder} was started with another recipe ({path}); resume with that one.")
-        return
-    if folder.exists() and any(item.name != ".lock" for item in folder.iterdir()):
-        raise InputError(f"{folder} is not empty and holds no run; choose another folder.")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, recipe.dump().encode())
+            raise InputError(f"output={folder} holds a run already; go on with it by --resume, or choose another.")
+        there, here = (dict(_flat(version.model_dump(mode="json"))) for version in (Recipe.read(path), recipe))
+        differences = [f"{key} is {there[key]!r} there, {here[key]!r} here" for key in here if here[key] != there[key]]
+        if differences:
+            raise InputError(
+                f"output={folder} was started with another recipe: {'; '.join(differences)}. Resume with {path}, or "
+                "choose another folder."
+            )
+    elif folder.exists() and not folder.is_dir():
+        raise InputError(f"output={folder} is a file; choose a folder.")
+    elif folder.exists() and any(not _ours(item) for item in folder.iterdir()):
+        raise InputError(f"output={folder} is not empty and holds no run; choose another folder.")
+
+
+def _flat(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted key and value of everything in a recipe."""
+    for key, value in section.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+@contextmanager
+def _owned(folder: Path) -> Iterator[None]:
+    """Hold the run directory, made where it is missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"output={folder} cannot be made ({error.strerror}); choose another folder.") from error
+    with locked(folder):
+        yield
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what a killed run was writing at that moment; the lock says that no one else is writing now."""
+    for path in list(folder.rglob(".*.tmp")):
+        if _LEFTOVER.fullmatch(path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _ours(item: Path) -> bool:
+    """Whether a file may lie in a run directory whose recipe has not been written yet."""
+    return item.name == ".lock" or _LEFTOVER.fullmatch(item.name) is not None
 
 
 def _contestants(session: Session) -> tuple[Contestant, ...]:

@@ -110,8 +110,8 @@ class Bench:
     def latency(self, contestants: tuple[Contestant, ...]) -> dict[str, LatencyRecord]:
         """Time one pipeline call of each contestant, alternating."""
         section = self._session.recipe.evaluation
-        requests = self._session.evaluation_images()
-        batch = next(requests.batches(section.latency_batch_size))
+        images = self._session.evaluation_images()
+        batch = Requests.cycle(images.labels, section.latency_batch_size, images.seeds[0])
         sides = {entry.name: self._side(entry, batch) for entry in contestants}
         return measure_latency(sides, repeats=section.latency_repeats, device=self._session.device)
 

@@ -21,7 +21,7 @@ def resolve_device(name: str) -> torch.device:
     """Return the device that a recipe names; "auto" is CUDA where there is one.
 
     Raises:
-        InputError: no such device here.
+        InputError: no such device here, or one that Diff-ES does not run on.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -29,8 +29,12 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise InputError(f"device={name!r} is no device; use auto, cpu or cuda.") from error
+    if device.type not in {"cpu", "cuda"}:
+        raise InputError(f"device={name!r} is not supported; use auto, cpu or cuda.")
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device={name!r}, but no CUDA device is available; use device: cpu.")
+        raise InputError(f"device={name!r}, but no CUDA device is available; use cpu.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device={name!r}, but there are only {torch.cuda.device_count()} CUDA devices.")
     return device
 
 
@@ -63,16 +67,24 @@ def load_images(data: str, size: int) -> LabelledImages:
 
     Args:
         data: "zoo:fashion", an image folder with one subfolder per class, or an npz file.
-        size: Height and width that the model works at, for images read from a folder.
+        size: Height and width that the model works at; images of a folder are resized to it, others must have it.
 
     Raises:
-        InputError: nothing there, or an image that cannot be read.
+        InputError: nothing there, an image that cannot be read, or images of another size.
     """
+    path = Path(data)
     if data == f"{_ZOO}fashion":
         shipped = zoo.calibration_set()
-        return LabelledImages(shipped.images, shipped.labels)
-    path = Path(data)
-    return read_npz(path) if path.suffix == ".npz" else read_folder(path, size)
+        images = LabelledImages(shipped.images, shipped.labels)
+    else:
+        images = read_npz(path) if path.suffix == ".npz" else read_folder(path, size)
+    height, width = images.images.shape[1:3]
+    if (height, width) != (size, size):
+        raise InputError(
+            f"calibration.data={data} holds images of {height} × {width} pixels, the model makes {size} × {size}: "
+            "give an image folder (its images are resized), or calibrate with source: sampling."
+        )
+    return images
 
 
 def image_size(pipe: Any) -> int:

@@ -20,8 +20,9 @@ from diff_es.artifacts import MANIFEST, read_record, write_record
 from diff_es.bank import Bank, Pruned, PrunedInfo, save_pruned
 from diff_es.bank.pruned import FORMAT as PRUNED_FORMAT
 from diff_es.calibration import CalibrationConfig, CalibrationSource, DatasetSource, SamplingSource, calibrate, encode
-from diff_es.denoisers import denoiser_of, spec_of
+from diff_es.denoisers import denoiser_of, dense_denoiser_of, spec_of
 from diff_es.fitness import TrajectoryFitness
+from diff_es.metrics import metrics
 from diff_es.pruning import BankConfig, build_bank, pruners
 from diff_es.recipe import Recipe
 from diff_es.run.models import image_size, load_images, load_pipeline
@@ -43,6 +44,17 @@ class Session:
         """Take the recipe; nothing is loaded or written before it is asked for."""
         self.recipe = recipe
         self.folder = folder
+
+    def check(self) -> None:
+        """Find out whether the recipe can be carried out, before anything is computed or written.
+
+        Raises:
+            InputError: unknown pruner or metric, a model that cannot be pruned, more stages than steps, or a budget
+                that no schedule meets.
+        """
+        _ = self.pruner_config, metrics[self.recipe.search.metric], self.evolution
+        dense_denoiser_of(self.pipe)
+        _ = self.space
 
     @cached_property
     def pipe(self) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from diff_es.artifacts import MANIFEST
+from diff_es.artifacts import MANIFEST, read_record
 from diff_es.bank import Bank, Pruned
 from diff_es.errors import ArtifactError
 from diff_es.evaluation import Evaluation, generate
@@ -15,6 +15,7 @@ from diff_es.recipe import Recipe
 from diff_es.routing import load
 from diff_es.run.models import load_pipeline
 from diff_es.sampling import Requests, class_labels
+from diff_es.search import SearchResult
 
 #: Images per run of the pipeline in `generate_images`.
 _BATCH = 16
@@ -42,7 +43,7 @@ def generate_images(  # noqa: PLR0913 (the options of the command)
         device: "auto", "cpu", "cuda", …
 
     Raises:
-        ArtifactError: the artefact is damaged.
+        ArtifactError: the artefact is damaged, or the images cannot be written.
         InputError: the dense model cannot be loaded or is another one, or a label is out of range.
     """
     info = Pruned.open(artefact).info
@@ -50,12 +51,15 @@ def generate_images(  # noqa: PLR0913 (the options of the command)
     load(artefact, pipe)
     requests = Requests.cycle(tuple(labels or class_labels(pipe)), count, seed)
     images = generate(pipe, requests, info.sampler, batch_size=_BATCH)
-    output.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for image, label, own_seed in zip(images, requests.labels, requests.seeds, strict=True):
-        path = output / f"label-{label}-seed-{own_seed}.png"
-        Image.fromarray((image.permute(1, 2, 0) * 255).round().byte().numpy()).save(path)
-        paths.append(path)
+    paths = [
+        output / f"label-{label}-seed-{own}.png" for label, own in zip(requests.labels, requests.seeds, strict=True)
+    ]
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        for image, path in zip(images, paths, strict=True):
+            Image.fromarray((image.permute(1, 2, 0) * 255).round().byte().numpy()).save(path)
+    except OSError as error:
+        raise ArtifactError(f"Cannot write images to output={output}: {error.strerror or error}.") from error
     return paths
 
 
@@ -76,8 +80,11 @@ def verify_folder(folder: Path) -> dict[str, int]:
     checked = {"recipe.yaml": 1}
     for name in ("bank", "pruned"):
         checked[name] = _verify_weights(folder / name)
+    results = sorted(folder.glob("search/*/result.json"))
+    for path in results:
+        read_record(path, SearchResult)
     Evaluation.read(folder / "evaluation.json")
-    return checked | {"evaluation.json": 1}
+    return checked | {"search": len(results), "evaluation.json": 1}
 
 
 def _verify_weights(folder: Path) -> int:
