@@ -51,12 +51,13 @@ class RunResult:
     report: Path
 
 
-def compress(recipe: Recipe, folder: Path, *, resume: bool = False, command: str = "") -> RunResult:
+def compress(recipe: Recipe, folder: Path, *, pipe: Any = None, resume: bool = False, command: str = "") -> RunResult:
     """Prune a model as a recipe says, measure the result, and write everything to a folder.
 
     Args:
         recipe: What to do.
         folder: The run directory; it must be new unless `resume`.
+        pipe: The dense pipeline, where it is loaded already; by default `recipe.model` is loaded.
         resume: Go on with a run of the same recipe that was stopped, at whatever moment.
         command: The command line to print in the report.
 

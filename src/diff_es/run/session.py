@@ -40,8 +40,8 @@ _SEARCH_PROBES, _EVALUATION_PROBES, _EVALUATION_IMAGES, _CALIBRATION_RUNS = rang
 class Session:
     """The state of one run in one folder."""
 
-    def __init__(self, recipe: Recipe, folder: Path) -> None:
-        """Take the recipe; nothing is loaded or written before it is asked for."""
+    def __init__(self, recipe: Recipe, folder: Path, pipe: Any = None) -> None:
+        """Take the recipe, and the dense pipeline where it is loaded already; all else is made when asked for."""
         self.recipe = recipe
         self.folder = folder
 

@@ -1,0 +1,147 @@
+"""Write docs/results/README.md from the JSON files beside it, so that no number is typed by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from results import ROOT
+
+FOLDER = ROOT / "docs" / "results"
+
+INTRODUCTION = """# Results
+
+Every number on this page comes from a JSON file in this folder, which also holds the command, the commit, the date,
+the library versions and the machine. `python benchmarks/write_results.py` writes the page from the files. All models
+here are the small ones that ship with Diff-ES; nothing on this page was measured on a GPU.
+"""
+
+
+def main() -> None:
+    sections = [INTRODUCTION, zoo_quality(), comparison(), inference(), obs_solver(), closed_form(), replay()]
+    (FOLDER / "README.md").write_text("\n".join(sections))
+
+
+def read(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
+    return content
+
+
+def origin(record: dict[str, Any]) -> str:
+    environment = record["environment"]
+    where = f"{environment['device']}, {environment['threads']} threads, torch {environment['packages']['torch']}"
+    return f"\n`{record['command']}` · commit {record['commit'][:10]} · {record['date'][:10]} · {where}\n"
+
+
+def table(headings: list[str], rows: list[list[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def zoo_quality() -> str:
+    record = read("zoo_quality")
+    rows = [
+        [f"{row['guidance_scale']:g}", f"{row['label_agreement']:.1%}", f"{row['classifier_frechet']:.2f}"]
+        for row in record["rows"]
+    ]
+    return (
+        "\n## Is fashion-dit a real generator?\n\n"
+        f"{record['samples']} samples, {record['steps']} DDIM steps. The Fréchet distance is taken on the features of "
+        f"the shipped classifier (no FID), to the 2,000 shipped test images. {record['training_images']} real training "
+        f"images have a distance of {record['training_to_test_frechet']:.2f} to them, and the classifier agrees with "
+        f"{record['training_label_agreement']:.1%} of their labels.\n\n"
+        + table(["guidance scale", "label agreement", "Fréchet distance on classifier features"], rows)
+        + origin(record)
+    )
+
+
+def comparison() -> str:
+    record = read("comparison")
+    rows = [
+        [
+            row["name"] if row["seed"] is None else f"{row['name']}, seed {row['seed']}",
+            f"{row['ssim']:.4f}",
+            f"{row['latent_mse']:.4f}",
+            f"{row['classifier_frechet']:.2f}",
+            f"{row['label_agreement']:.1%}",
+            f"{row['macs_ratio']:.2%}",
+            "" if row["levels"] is None else " ".join(map(str, row["levels"])),
+        ]
+        for row in record["rows"]
+    ]
+    averages = [
+        [name, *(f"{mean[key]:.4f}" for key in ("ssim", "latent_mse")), f"{mean['classifier_frechet']:.2f}"]
+        for name, mean in record["means"].items()
+    ]
+    section = record["recipe"]
+    return (
+        "\n## Four ways to spend the same budget\n\n"
+        f"OBS, {section['stages']} stages, {section['sampler']['steps']} DDIM steps, "
+        f"{section['search']['sparsity']:.0%} of the prunable groups removed; SSIM and latent MSE to dense on "
+        f"{section['evaluation']['probes']} probes that no search saw, the Fréchet distance and label agreement on "
+        f"{section['evaluation']['images']} images. Each search: {section['search']['generations']} generations, "
+        f"{section['search']['probes']} probes of its own. *Uniform stages, sensitivity* is the sensitivity "
+        "allocation without any search.\n\n"
+        + table(["schedule", "SSIM", "latent MSE", "Fréchet", "label agreement", "MACs", "stage levels"], rows)
+        + "\nMeans over seeds:\n\n"
+        + table(["schedule", "SSIM", "latent MSE", "Fréchet"], averages)
+        + origin(record)
+    )
+
+
+def inference() -> str:
+    record = read("inference")
+    names = list(record["macs_ratio"])
+    headings = ["batch", "dense, median (p10–p90)", *(f"{name}" for name in names), *(f"{n} speed-up" for n in names)]
+    rows = [
+        [str(row["batch_size"]), _span(row["dense"]), *(_span(row[n]) for n in names)]
+        + [f"{row[f'{n}_speedup']:.2f}× ({row[f'{n}_in_words']})" for n in names]
+        for row in record["rows"]
+    ]
+    ratios = ", ".join(f"{name} {ratio:.1%}" for name, ratio in record["macs_ratio"].items())
+    return (
+        "\n## Latency of the routed model\n\n"
+        f"Whole pipeline calls, dense and routed alternating. MACs left: {ratios}. A stage switch takes "
+        f"{record['stage_switch_ms']:.2f} ms.\n\n" + table(headings, rows) + origin(record)
+    )
+
+
+def _span(row: dict[str, float]) -> str:
+    return f"{row['median_ms']:.0f} ms ({row['p10_ms']:.0f}–{row['p90_ms']:.0f})"
+
+
+def obs_solver() -> str:
+    record = read("obs_solver")
+    skipped = {"benchmark", "command", "commit", "date", "environment", "uncommitted_changes"}
+    rows = [
+        [f"`{key}`", f"{value:.4g}" if isinstance(value, float) else str(value)]
+        for key, value in record.items()
+        if key not in skipped
+    ]
+    return "\n## The OBS solver against the plain loop\n\n" + table(["", ""], rows)
+
+
+def closed_form() -> str:
+    record = read("closed_form")
+    return (
+        "\n## OBS against the closed form\n\n"
+        f"All {record['levels_checked']} levels (every stage, layer and level that keeps something) of fashion-dit: "
+        f"largest relative error {record['max_relative_error']:.1e} in float64, "
+        f"{record['max_relative_error_as_stored']:.1e} as stored in float32.\n" + origin(record)
+    )
+
+
+def replay() -> str:
+    record = read("replay")
+    return (
+        "\n## Replay\n\n"
+        f"Fitness with and without replay differed for {record['different_fitness']} of {record['candidates']} random "
+        f"schedules (compared bitwise). Over a search of {record['generations']} generations "
+        f"({record['evaluated']} schedules) replay saved {record['share_saved']:.1%} of the denoiser calls: "
+        f"{record['denoiser_calls_replayed']} replayed, {record['denoiser_calls_run']} run.\n" + origin(record)
+    )
+
+
+if __name__ == "__main__":
+    main()
