@@ -67,7 +67,7 @@ def compress(recipe: Recipe, folder: Path, *, pipe: Any = None, resume: bool = F
         ArtifactError: the folder cannot be written, or something in it is damaged.
     """
     _check_folder(recipe, folder, resume=resume)
-    session = Session(recipe, folder)
+    session = Session(recipe, folder, pipe)
     session.check()
     with _owned(folder):
         # Another run may have started here since the first look.

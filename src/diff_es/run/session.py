@@ -44,6 +44,8 @@ class Session:
         """Take the recipe, and the dense pipeline where it is loaded already; all else is made when asked for."""
         self.recipe = recipe
         self.folder = folder
+        if pipe is not None:
+            self.pipe = pipe
 
     def check(self) -> None:
         """Find out whether the recipe can be carried out, before anything is computed or written.
