@@ -18,7 +18,16 @@ here are the small ones that ship with Diff-ES; nothing on this page was measure
 
 
 def main() -> None:
-    sections = [INTRODUCTION, zoo_quality(), comparison(), inference(), obs_solver(), closed_form(), replay()]
+    sections = [
+        INTRODUCTION,
+        zoo_quality(),
+        comparison(),
+        inference(),
+        toy_landscapes(),
+        obs_solver(),
+        closed_form(),
+        replay(),
+    ]
     (FOLDER / "README.md").write_text("\n".join(sections))
 
 
@@ -108,6 +117,18 @@ def inference() -> str:
 
 def _span(row: dict[str, float]) -> str:
     return f"{row['median_ms']:.0f} ms ({row['p10_ms']:.0f}–{row['p90_ms']:.0f})"
+
+
+def toy_landscapes() -> str:
+    record = read("toy_landscapes")
+    rows = [[name, ", ".join(f"{hits}/{record['seeds']}" for hits in found)] for name, found in record["found"].items()]
+    return (
+        "\n## Does the search find known optima?\n\n"
+        f"Landscapes over {record['schedules']} schedules (6 stages, H = 8) whose optimum brute force knows; seeds of the "
+        f"search that ended there after {record['generations']} generations (at most 1,620 schedules), one figure per "
+        "landscape. *Separable* to *deceptive* are what we expect of denoising; *quadratic* and *noise* are made to be "
+        "hard.\n\n" + table(["family", "found"], rows) + origin(record)
+    )
 
 
 def obs_solver() -> str:

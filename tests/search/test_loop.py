@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -23,48 +23,8 @@ from diff_es.search import (
     search_schedule,
 )
 
-from .spaces import all_schedules, space_of
-
-H = 8
-SPACE = space_of((2,) * 6, H, 0.5)
-Landscape = Callable[[Levels], float]
-
-
-def separable(seed: int) -> Landscape:
-    """Each stage costs w·x^p: one optimum."""
-    rng = np.random.default_rng(seed)
-    weights, powers = rng.uniform(0.2, 3, 6), rng.uniform(1.2, 2.5, 6)
-    return lambda levels: -float(np.sum(weights * (np.array(levels) / H) ** powers))
-
-
-def rugged(seed: int) -> Landscape:
-    """Each stage has a table of random numbers: a different best level each, many traps for single steps."""
-    table = np.random.default_rng(seed).normal(size=(6, H + 1))
-    return lambda levels: float(table[np.arange(6), list(levels)].sum())
-
-
-def coupled(seed: int) -> Landscape:
-    """As separable, and damage to neighbouring stages adds up to more than its sum."""
-    rng = np.random.default_rng(seed)
-    weights, powers, pairs = rng.uniform(0.2, 3, 6), rng.uniform(1.2, 2.5, 6), rng.uniform(0, 3, 5)
-
-    def fitness(levels: Levels) -> float:
-        x = np.array(levels) / H
-        return -float(np.sum(weights * x**powers) + np.sum(pairs * x[:-1] * x[1:]))
-
-    return fitness
-
-
-def deceptive(seed: int) -> Landscape:
-    """A wide hill of height 0.8 and a narrower one of height 1 somewhere else."""
-    rng = np.random.default_rng(seed)
-    decoy, goal = (np.array(SPACE.project(list(rng.uniform(0, H, 6)))) for _ in range(2))
-
-    def fitness(levels: Levels) -> float:
-        x = np.array(levels)
-        return float(max(0.8 * np.exp(-np.sum((x - decoy) ** 2) / 60), np.exp(-np.sum((x - goal) ** 2) / 30)))
-
-    return fitness
+from .landscapes import SPACE, H, Landscape, coupled, deceptive, rugged, separable
+from .spaces import all_schedules
 
 
 @pytest.mark.parametrize(
