@@ -1,0 +1,99 @@
+"""A bank on disk: the same as in memory, resumed where it stopped, refused when it is not whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from damage import ON_OPENING, SHARD, poison
+from diffusers import DiTPipeline
+
+from diff_es.bank import Bank
+from diff_es.calibration import CalibrationStats
+from diff_es.denoisers import spec_of
+from diff_es.errors import ArtifactError
+from support import METHODS, PLAN, tiny_bank, tiny_pipe, tiny_stats
+
+
+@pytest.fixture(scope="module")
+def pipe() -> DiTPipeline:
+    return tiny_pipe()
+
+
+@pytest.fixture(scope="module")
+def stats(pipe: DiTPipeline) -> CalibrationStats:
+    return tiny_stats(pipe)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_opened_bank_equals_the_one_in_memory(
+    pipe: DiTPipeline, stats: CalibrationStats, method: str, tmp_path: Path
+) -> None:
+    memory = tiny_bank(pipe, method, stats=stats)
+    written = tiny_bank(pipe, method, stats=stats, folder=tmp_path / "bank")
+    opened = Bank.open(tmp_path / "bank")
+    assert opened.info == written.info
+    assert opened.uniform_allocation() == memory.uniform_allocation()
+    for stage in range(PLAN.num_stages):
+        for layer in spec_of(pipe.transformer).layers(pipe.transformer, blocks=opened.depth):
+            for level in range(1, opened.num_levels + 1):
+                first, second = memory.thin(stage, layer, level), opened.thin(stage, layer, level)
+                for name in ("kept", "weight", "bias"):
+                    one, other = getattr(first, name), getattr(second, name)
+                    assert (one is None) == (other is None)
+                    assert one is None or torch.equal(one, other)
+                    assert one is None or one.dtype == other.dtype
+
+
+def test_a_shared_bank_is_one_shard(pipe: DiTPipeline, tmp_path: Path) -> None:
+    tiny_bank(pipe, "obs", stats=tiny_stats(pipe, shared=True), folder=tmp_path)
+    assert sorted(files(tmp_path)) == ["manifest.json", "stage-00.safetensors"]
+    assert Bank.open(tmp_path).info.shared
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_half_built_folder_is_resumed_to_the_same_files(
+    pipe: DiTPipeline, stats: CalibrationStats, method: str, tmp_path: Path
+) -> None:
+    tiny_bank(pipe, method, stats=stats, folder=tmp_path)
+    whole = files(tmp_path)
+    times = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    (tmp_path / "manifest.json").unlink()
+    (tmp_path / SHARD).unlink()
+    with pytest.raises(ArtifactError, match=r"has no manifest\.json: it is incomplete"):
+        Bank.open(tmp_path)
+    tiny_bank(pipe, method, stats=stats, folder=tmp_path)
+    assert files(tmp_path) == whole
+    kept = [path for path in tmp_path.iterdir() if path.stat().st_mtime_ns == times[path.name]]
+    assert sorted(path.name for path in kept) == ["stage-00.safetensors", "stage-02.safetensors"]
+
+
+@pytest.mark.parametrize(("damage", "message"), ON_OPENING)
+def test_a_damaged_bank_is_refused(
+    pipe: DiTPipeline, stats: CalibrationStats, damage: Callable[[Path], None], message: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "bank"
+    tiny_bank(pipe, "obs+intercept", stats=stats, folder=folder)
+    damage(folder)
+    with pytest.raises(ArtifactError, match=message):
+        Bank.open(folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("part", ["weight", "bias"])
+def test_values_that_are_no_numbers_are_found_when_read(
+    pipe: DiTPipeline, stats: CalibrationStats, part: str, value: float, tmp_path: Path
+) -> None:
+    tiny_bank(pipe, "obs+intercept", stats=stats, folder=tmp_path)
+    name = poison(tmp_path, f"level-002/{part}", value)
+    bank = Bank.open(tmp_path)
+    layers = {layer.name: layer for layer in spec_of(pipe.transformer).layers(pipe.transformer, blocks=False)}
+    with pytest.raises(ArtifactError, match=r"stage-01\.safetensors: .* holds NaN or infinity"):
+        bank.thin(1, layers[name.split("/")[0]], 2)
+    assert bank.thin(0, layers[name.split("/")[0]], 2).weight is not None
