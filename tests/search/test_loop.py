@@ -24,7 +24,7 @@ from diff_es.search import (
 )
 
 from .landscapes import SPACE, H, Landscape, coupled, deceptive, rugged, separable
-from .spaces import all_schedules
+from .spaces import all_schedules, space_of
 
 
 @pytest.mark.parametrize(

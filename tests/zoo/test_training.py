@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -213,3 +214,19 @@ def test_batch_norm_needs_one_worker(tmp_path):
     model = nn.BatchNorm1d(2)
     with pytest.raises(InputError, match="workers"):
         fit(model, lambda *_: model(torch.ones(2, 2)).sum(), ROWS, TinyRecipe(PLAN), SaveConfig(folder=tmp_path))
+
+
+def test_a_failed_write_is_an_error_and_keeps_the_old_checkpoint(tmp_path):
+    """A limit on the size of files stands for a full disk."""
+    with pytest.raises(InterruptedRunError):
+        run(tmp_path, PLAN, stop_after=3)
+    before = (tmp_path / CHECKPOINT_NAME).read_bytes()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+    try:
+        with pytest.raises(ArtifactError, match="Cannot write"):
+            run(tmp_path, PLAN)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert (tmp_path / CHECKPOINT_NAME).read_bytes() == before
+    assert not list(tmp_path.glob("*.partial"))

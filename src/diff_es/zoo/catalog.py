@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
+from diffusers import DiTPipeline
+from diffusers.utils import logging
+
 from diff_es.errors import InputError
 from diff_es.registry import Registry
 from diff_es.zoo.classifier import read_classifier
@@ -14,8 +17,6 @@ from diff_es.zoo.data import CLASS_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from diffusers import DiTPipeline
 
     from diff_es.zoo.classifier import FashionClassifier
 
@@ -62,8 +63,6 @@ def load_pipeline(name: str) -> DiTPipeline:
     Raises:
         InputError: no such model, or it is no pipeline.
     """
-    from diffusers import DiTPipeline  # noqa: PLC0415 - heavy; listing the zoo must not pay for it
-
     if _CATALOG[name].kind != "pipeline":
         pipelines = ", ".join(known for known in names() if _CATALOG[known].kind == "pipeline")
         raise InputError(f"name: {name!r} is no pipeline but a part of one ({_CATALOG[name].kind}); try {pipelines}")
@@ -78,8 +77,6 @@ def load_pipeline(name: str) -> DiTPipeline:
 @contextmanager
 def _no_progress_bar() -> Iterator[None]:
     """Silence the bar that diffusers draws while it loads; a second is too short for one."""
-    from diffusers.utils import logging  # noqa: PLC0415 - heavy
-
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from diff_es.artifacts import sync
 from diff_es.errors import ArtifactError, InputError
 
 if TYPE_CHECKING:
@@ -35,14 +36,23 @@ def save_checkpoint(
         modules: modules to store, by a name without dots.
         optimizer: its per-parameter tensors are stored; its hyperparameters follow from the recipe.
         progress: JSON values to store beside the tensors (the step, the recipe).
+
+    Raises:
+        ArtifactError: the disk is full or not writable; the old checkpoint is still there.
     """
     tensors = {f"{name}.{key}": t for name, m in modules.items() for key, t in m.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".partial")
-    save_file({k: t.contiguous() for k, t in tensors.items()}, temporary, {_KEY: json.dumps(dict(progress))})
-    temporary.replace(path)
+    try:
+        save_file({k: t.contiguous() for k, t in tensors.items()}, temporary, {_KEY: json.dumps(dict(progress))})
+        sync(temporary)
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"Cannot write {path}: {error}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load_checkpoint_(
