@@ -48,7 +48,7 @@ def run_json(result: RunResult) -> dict[str, Any]:
 def run_table(result: RunResult) -> Table:
     """The comparison of the dense model with every schedule."""
     table = Table(title=f"Result: open {escape(str(result.report))}", title_justify="left")
-    for heading in ("schedule", "SSIM", "latent MSE", "label agreement", "classifier Fréchet", "MACs", "latency", ""):
+    for heading in ("schedule", "SSIM", "latent MSE", "agreement", "Fréchet", "MACs", "latency", "speed-up"):
         table.add_column(heading, justify="left" if heading == "schedule" else "right")
     dense = result.evaluation.dense
     for row in result.evaluation.schedules:
@@ -60,7 +60,7 @@ def run_table(result: RunResult) -> Table:
             _known(row.classifier_frechet, ".2f"),
             f"{row.macs_ratio:.1%}",
             f"{row.latency.median_ms:.0f} ms",
-            "" if row.is_dense else describe_speedup(speedup(dense.latency, row.latency)),
+            "" if row.is_dense else _speedup(speedup(dense.latency, row.latency)),
         )
     return table
 
@@ -122,6 +122,11 @@ def zoo_table(models: dict[str, str]) -> Table:
 
 def _pairs(title: str) -> Table:
     return Table("", "", title=title, title_justify="left", show_header=False)
+
+
+def _speedup(value: float) -> str:
+    """A figure where it is a gain, words where it is not."""
+    return f"{value:.2f}×" if round(value, 2) > 1 else describe_speedup(value)
 
 
 def _known(value: float | None, form: str) -> str:
