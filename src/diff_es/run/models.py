@@ -49,11 +49,13 @@ def load_pipeline(model: str, dtype: str = "float32", device: str = "auto") -> A
     Raises:
         InputError: the model cannot be loaded.
     """
-    source = str(zoo.path(model.removeprefix(_ZOO))) if model.startswith(_ZOO) else model
+    weights = getattr(torch, dtype)
+    if model.startswith(_ZOO):
+        return zoo.load_pipeline(model.removeprefix(_ZOO), weights).to(resolve_device(device))
     if not sys.stderr.isatty():
         disable_progress_bar()
     try:
-        pipe = DiffusionPipeline.from_pretrained(source, dtype=getattr(torch, dtype), use_safetensors=True)
+        pipe = DiffusionPipeline.from_pretrained(model, dtype=weights, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise InputError(
             f"model={model!r} cannot be loaded as a diffusers pipeline: {error} Give zoo:NAME "

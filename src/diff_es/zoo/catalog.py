@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
+import torch
 from diffusers import DiTPipeline
 from diffusers.utils import logging
 
@@ -57,8 +58,12 @@ def path(name: str) -> Path:
     return _MODELS / _CATALOG[name].folder
 
 
-def load_pipeline(name: str) -> DiTPipeline:
-    """Load a shipped pipeline in float32 on the CPU, without a progress bar.
+def load_pipeline(name: str, dtype: torch.dtype = torch.float32) -> DiTPipeline:
+    """Load a shipped pipeline on the CPU, without a progress bar.
+
+    Args:
+        name: Name of the pipeline.
+        dtype: Data type of its weights.
 
     Raises:
         InputError: no such model, or it is no pipeline.
@@ -69,7 +74,9 @@ def load_pipeline(name: str) -> DiTPipeline:
     # JSON turned the labels into strings, which diffusers reads but warns of; here they are numbers again.
     labels = dict(enumerate(CLASS_NAMES))
     with _no_progress_bar():
-        pipeline = DiTPipeline.from_pretrained(path(name), local_files_only=True, use_safetensors=True, id2label=labels)
+        pipeline = DiTPipeline.from_pretrained(
+            path(name), dtype=dtype, local_files_only=True, use_safetensors=True, id2label=labels
+        )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
