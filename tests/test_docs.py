@@ -285,7 +285,7 @@ def test_classes_and_fields_in_the_text_exist(page: Path) -> None:
     known |= {span.rpartition(".")[2]: documented(span) for span in full if span.rpartition(".")[2][0].isupper()}
     for span in spans:
         owner, _, field = span.rpartition(".")
-        if owner in known or owner.rpartition(".")[2][:1].isupper() and span in full:
+        if owner in known or (owner.rpartition(".")[2][:1].isupper() and span in full):
             assert has(known.get(owner) or documented(owner), field), f"{page.name}: {owner} has no {field!r}."
         elif span in full:
             documented(span)
