@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from diffusers import DiTPipeline
@@ -91,7 +93,7 @@ def test_kept_sets_are_nested(pipe: DiTPipeline, stats: CalibrationStats, method
                 kept.append(set(thin.kept.tolist()))
                 if thin.weight is not None:
                     assert thin.weight.shape[1] == len(thin.kept) * layer.group_size
-            assert all(later <= earlier for earlier, later in zip(kept, kept[1:], strict=False))
+            assert all(later <= earlier for earlier, later in pairwise(kept))
             assert [layer.num_groups - len(groups) for groups in kept] == list(
                 groups_removed(layer.num_groups, num_levels)
             )
@@ -169,7 +171,7 @@ def test_missing_statistics_are_named(pipe: DiTPipeline, method: str) -> None:
 
 
 def test_unusable_settings_are_refused(pipe: DiTPipeline, stats: CalibrationStats) -> None:
-    with pytest.raises(InputError, match="Unknown pruner 'ob'.*did you mean 'obs'"):
+    with pytest.raises(InputError, match=r"Unknown pruner 'ob'.*did you mean 'obs'"):
         BankConfig("ob")
     with pytest.raises(InputError, match="num_levels=0"):
         BankConfig(num_levels=0)

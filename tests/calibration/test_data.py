@@ -13,8 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from diff_es.calibration import LabelledImages, encode, read_folder, read_npz
+from diff_es.calibration import encode, read_folder, read_npz
 from diff_es.errors import InputError
+from diff_es.images import LabelledImages
 from support import tiny_pipe
 
 

@@ -1,0 +1,271 @@
+"""Fitness: replay changes no bit, every call is counted, the model is dense again whatever happens."""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDPMScheduler, DiTPipeline, EulerAncestralDiscreteScheduler
+from torch import Tensor
+
+from diff_es.bank import Bank
+from diff_es.errors import InputError, UnsupportedModelError
+from diff_es.fitness import TrajectoryFitness, run
+from diff_es.metrics import Metric, metrics
+from diff_es.routing import is_routed, remove_, routed
+from diff_es.sampling import Requests, SamplerConfig, sample
+from diff_es.schedule import Levels
+from diff_es.stages import StagePlan
+from support import METHODS, PLAN, REQUESTS, SAMPLER, mixed_levels, same_state, snapshot, tiny_bank, tiny_pipe
+
+CALLS = len(PLAN.timesteps)
+PROBES = Requests.cycle(range(10), 3, 200)
+
+
+@cache
+def _dense() -> DiTPipeline:
+    return tiny_pipe()
+
+
+@cache
+def _bank(method: str) -> Bank:
+    return tiny_bank(_dense(), method)
+
+
+@pytest.fixture
+def pipe() -> DiTPipeline:
+    return copy.deepcopy(_dense())
+
+
+@pytest.fixture
+def bank() -> Bank:
+    return _bank("obs")
+
+
+def fitness_of(pipe: DiTPipeline, bank: Bank, **settings: Any) -> TrajectoryFitness:
+    settings = {"metric": "latent_mse", "sampler": SAMPLER, "batch_size": 2, **settings}
+    return TrajectoryFitness(pipe, bank, PROBES, bank.uniform_allocation(), **settings)
+
+
+def candidates(count: int, num_levels: int, seed: int = 0) -> list[Levels]:
+    """Children of a slowly moving parent, as in a search: most share a prefix with an earlier one."""
+    dice = random.Random(seed)
+    parent = [2, 2, 2]
+    found = []
+    for _ in range(count):
+        child = list(parent)
+        child[dice.randrange(3)] = dice.randint(0, num_levels)
+        found.append(tuple(child))
+        parent = child if dice.random() < 0.5 else parent
+    return found
+
+
+SAMPLERS = [(None, 4.0), (None, 1.0), (DDPMScheduler, 4.0), (EulerAncestralDiscreteScheduler, 4.0)]
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize(("scheduler", "guidance"), SAMPLERS)
+def test_replay_changes_no_bit(pipe: DiTPipeline, bank: Bank, scheduler: type[Any] | None, guidance: float) -> None:
+    """50 candidates each; the stochastic schedulers draw from the global generator in every step."""
+    if scheduler is not None:
+        pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
+    bank = Bank(replace(bank.info, plan=StagePlan.from_pipeline(pipe, 3, CALLS)), bank.shards)
+    settings = {"sampler": SamplerConfig(CALLS, guidance), "batch_size": 3}
+    fitness, full = fitness_of(pipe, bank, **settings), fitness_of(pipe, bank, **settings, replay_bytes=0)
+    allocation = bank.uniform_allocation()
+    counts = []
+    for turn, levels in enumerate(candidates(50, bank.num_levels)):
+        found, expected = fitness(levels), full(levels)
+        assert found.fitness == expected.fitness
+        assert (expected.denoiser_calls, expected.replayed_calls) == (CALLS, 0)
+        assert found.denoiser_calls + found.replayed_calls == CALLS
+        counts.append(found.replayed_calls)
+        if turn % 5 == 0:
+            schedule = allocation.resolve(levels)
+            assert torch.equal(fitness.sample(schedule)[0].latents, full.sample(schedule)[0].latents)
+    assert set(counts) == {0, 2, 4, 6}, "the candidates did not share prefixes of every length"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_calls_are_replayed_up_to_the_first_change_in_sampling_order(pipe: DiTPipeline, method: str) -> None:
+    bank = _bank(method)
+    fitness = fitness_of(pipe, bank)
+    first = fitness((4, 4, 4))
+    assert (first.denoiser_calls, first.replayed_calls) == (12, 0)
+    # Sampling starts in the last stage: changing stage 0 leaves the calls of stages 2 and 1 known.
+    assert fitness((0, 4, 4)).replayed_calls == 8
+    assert fitness((4, 0, 4)).replayed_calls == 4
+    assert fitness((4, 4, 0)).replayed_calls == 0
+    assert fitness((4, 4, 4)).replayed_calls == 12
+
+
+@pytest.mark.parametrize("replay_bytes", [1, 2000, 5000, 2**20])
+def test_eviction_never_changes_results(pipe: DiTPipeline, bank: Bank, replay_bytes: int) -> None:
+    """One output takes 1,024 bytes for the batch of two: the small limits keep one, four or none."""
+    full = fitness_of(pipe, bank, replay_bytes=0)
+    small = fitness_of(pipe, bank, replay_bytes=replay_bytes)
+    for levels in candidates(12, bank.num_levels, seed=1):
+        counted = small(levels)
+        assert counted.fitness == full(levels).fitness
+        assert counted.denoiser_calls + counted.replayed_calls == 12
+        assert small._store.bytes <= replay_bytes
+        assert small._store.bytes == sum(t.numel() * t.element_size() for t in small._store._outputs.values())
+
+
+def test_stored_outputs_are_not_changed_by_the_pipeline(pipe: DiTPipeline, bank: Bank) -> None:
+    fitness = fitness_of(pipe, bank)
+    fitness((2, 2, 2))
+    kept = {key: output.clone() for key, output in fitness._store._outputs.items()}
+    fitness((2, 2, 2))
+    assert kept.keys() == fitness._store._outputs.keys()
+    assert all(torch.equal(fitness._store._outputs[key], output) for key, output in kept.items())
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("metric", ["ssim", "latent_cosine"])
+def test_the_fitness_is_the_mean_over_the_probes(pipe: DiTPipeline, method: str, metric: str) -> None:
+    """Recomputed with the public router and one pipeline run per batch."""
+    bank = _bank(method)
+    levels = mixed_levels(bank)
+    found = fitness_of(pipe, bank, metric=metric)(levels)
+    scores = []
+    for batch in PROBES.batches(2):
+        dense = run(pipe, batch, SAMPLER)
+        with routed(pipe, bank, bank.uniform_allocation().resolve(levels)):
+            pruned = run(pipe, batch, SAMPLER)
+        needs = metrics[metric].needs
+        scores += metrics[metric](pruned.of(needs), dense.of(needs)).tolist()
+    assert len(scores) == len(PROBES)
+    assert found.fitness == pytest.approx(sum(scores) / len(scores), rel=1e-6)
+
+
+def test_lower_is_better_is_turned_round(pipe: DiTPipeline, bank: Bank) -> None:
+    fitness = fitness_of(pipe, bank)
+    assert fitness((4, 4, 4)).fitness < fitness((1, 0, 0)).fitness < 0
+    assert fitness((0, 0, 0)).fitness == 0
+
+
+def test_the_model_is_dense_after_each_call(pipe: DiTPipeline, bank: Bank) -> None:
+    before, decode, images = snapshot(pipe.transformer), vars(pipe.vae).get("decode"), sample(pipe, REQUESTS, SAMPLER)
+    fitness = fitness_of(pipe, bank, metric="ssim")
+    for levels in ((1, 2, 3), (4, 4, 4), (1, 2, 3)):
+        fitness(levels)
+        assert same_state(pipe.transformer, before)
+        assert vars(pipe.vae).get("decode") is decode
+    assert torch.equal(sample(pipe, REQUESTS, SAMPLER), images)
+
+
+class TroubleError(Exception):
+    """Raised on purpose."""
+
+
+def fail(*_: object) -> Tensor:
+    raise PlannedErrorError
+
+
+@pytest.mark.parametrize("place", ["denoiser", "vae", "metric"])
+def test_the_model_is_dense_after_an_exception(pipe: DiTPipeline, bank: Bank, place: str) -> None:
+    """Wherever it is raised, and while its traceback is still alive."""
+    metric: str | Metric = Metric("broken", fail, True, "images") if place == "metric" else "ssim"
+    fitness = fitness_of(pipe, bank, metric=metric)
+    _ = fitness._dense
+    broken = {"denoiser": pipe.transformer.transformer_blocks[1], "vae": pipe.vae.decoder}.get(place)
+    handle = broken.register_forward_hook(fail) if broken is not None else None
+    before = snapshot(pipe.transformer)
+    with pytest.raises(TroubleError) as caught:
+        fitness((1, 2, 3))
+    assert caught.value is not None
+    assert not is_routed(pipe)
+    assert same_state(pipe.transformer, before)
+    assert "decode" not in vars(pipe.vae)
+    if handle is not None:
+        handle.remove()
+        fresh = fitness_of(copy.deepcopy(_dense()), bank, metric="ssim")
+        assert fitness((1, 2, 3)).fitness == fresh((1, 2, 3)).fitness
+
+
+def test_latent_metrics_never_decode(pipe: DiTPipeline, bank: Bank) -> None:
+    decoded = []
+    pipe.vae.decoder.register_forward_hook(lambda *_: decoded.append(1))
+    latent = fitness_of(pipe, bank, metric="latent_mse")
+    latent((1, 2, 3))
+    assert decoded == []
+    images = fitness_of(pipe, bank, metric="ssim")
+    images((1, 2, 3))
+    assert len(decoded) == 4  # two batches, dense and routed
+
+
+def test_stopping_before_the_decoder_gives_the_same_latents(pipe: DiTPipeline) -> None:
+    whole, stopped = run(pipe, REQUESTS, SAMPLER), run(pipe, REQUESTS, SAMPLER, decode=False)
+    assert stopped.images is None
+    assert torch.equal(whole.latents, stopped.latents)
+    assert whole.images is not None
+    with torch.no_grad():
+        decoded = pipe.vae.decode(whole.latents / pipe.vae.config.scaling_factor).sample
+    torch.testing.assert_close(whole.images, (decoded / 2 + 0.5).clamp(0, 1), rtol=1e-5, atol=1e-6)
+
+
+def test_a_users_own_decode_survives(pipe: DiTPipeline) -> None:
+    """`pipe.vae.decode = torch.compile(pipe.vae.decode)` is a common line."""
+    used = []
+    original = pipe.vae.decode
+
+    def own(*args: Any, **kwargs: Any) -> Any:
+        used.append(1)
+        return original(*args, **kwargs)
+
+    pipe.vae.decode = own
+    run(pipe, REQUESTS, SAMPLER)
+    run(pipe, REQUESTS, SAMPLER, decode=False)
+    assert pipe.vae.decode is own
+    assert len(used) == 1
+
+
+@pytest.mark.parametrize("metric", ["ssim", "latent_mse"])
+def test_nan_weights_give_nan_fitness(pipe: DiTPipeline, bank: Bank, metric: str) -> None:
+    name = next(name for name in bank.shards[1] if name.endswith("attn1/level-002/weight"))
+    poisoned = {**bank.shards[1], name: torch.full_like(bank.shards[1][name], math.nan)}
+    broken = Bank(bank.info, (bank.shards[0], poisoned, bank.shards[2]))
+    fitness = fitness_of(pipe, broken, metric=metric)
+    assert math.isnan(fitness((2, 2, 2)).fitness)
+    assert math.isfinite(fitness((2, 1, 2)).fitness)
+
+
+def test_model_offload_and_replay_go_together(pipe: DiTPipeline, bank: Bank) -> None:
+    """Offload replaces the denoiser's forward after every run of the pipeline; the CPU stands for the GPU."""
+    expected = [fitness_of(pipe, bank, metric="ssim")(levels) for levels in candidates(4, bank.num_levels)]
+    pipe.enable_model_cpu_offload(device="cpu")
+    fitness = fitness_of(pipe, bank, metric="ssim")
+    offloaded = [fitness(levels) for levels in candidates(4, bank.num_levels)]
+    assert [outcome.fitness for outcome in offloaded] == [outcome.fitness for outcome in expected]
+    assert sum(outcome.replayed_calls for outcome in offloaded) > 0
+    latents = fitness_of(pipe, bank)
+    assert latents((1, 1, 1)).fitness == fitness_of(copy.deepcopy(_dense()), bank)((1, 1, 1)).fitness
+
+
+def test_another_model_or_metric_is_refused(pipe: DiTPipeline, bank: Bank) -> None:
+    with pytest.raises(InputError, match=r"Unknown metric 'sim'.*did you mean 'ssim'"):
+        fitness_of(pipe, bank, metric="sim")
+    with pytest.raises(UnsupportedModelError, match="another model"):
+        fitness_of(tiny_pipe(seed=3), bank)
+    with routed(pipe, bank, bank.uniform_allocation().resolve((1, 1, 1))), pytest.raises(UnsupportedModelError):
+        fitness_of(pipe, bank)
+    with pytest.raises(InputError):
+        fitness_of(pipe, bank)((1, 1))
+
+
+def test_the_schedule_may_hold_layer_levels(pipe: DiTPipeline, bank: Bank) -> None:
+    fitness = fitness_of(pipe, bank)
+    schedule = replace(bank.uniform_allocation().resolve((1, 1, 1)), layer_levels=((0, 1, 2, 1),) * 3)
+    assert fitness.score(schedule).fitness != fitness((1, 1, 1)).fitness
+    with routed(pipe, bank, schedule):
+        latents = run(pipe, next(PROBES.batches(2)), SAMPLER).latents
+    assert torch.equal(fitness.sample(schedule)[0].latents, latents)
+    with pytest.raises(UnsupportedModelError):
+        remove_(pipe)
