@@ -124,10 +124,10 @@ def toy_landscapes() -> str:
     rows = [[name, ", ".join(f"{hits}/{record['seeds']}" for hits in found)] for name, found in record["found"].items()]
     return (
         "\n## Does the search find known optima?\n\n"
-        f"Landscapes over {record['schedules']} schedules (6 stages, H = 8) whose optimum brute force knows; "
-        f"seeds of the search that ended there after {record['generations']} generations (at most 1,620 schedules), "
-        "one figure per landscape. *Separable* to *deceptive* are what we expect of denoising; *quadratic* and *noise* are made to be "
-        "hard.\n\n" + table(["family", "found"], rows) + origin(record)
+        f"Landscapes over {record['schedules']} schedules (6 stages, H = 8) whose optimum brute force knows; seeds of "
+        f"the search that ended there after {record['generations']} generations (at most 1,620 schedules), one figure "
+        "per landscape. *Separable* to *deceptive* are what we expect of denoising; *quadratic* and *noise* are made "
+        "to be hard.\n\n" + table(["family", "found"], rows) + origin(record)
     )
 
 

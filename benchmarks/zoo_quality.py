@@ -11,6 +11,7 @@ import torch
 
 from diff_es import zoo
 from diff_es.evaluation import classifier_scores, extract_features, generate
+from diff_es.images import LabelledImages, to_tensor
 from diff_es.sampling import Requests, SamplerConfig
 from results import add_output_option, finish
 
@@ -45,9 +46,9 @@ def main() -> None:
     )
 
 
-def unit(images: zoo.LabelledImages) -> torch.Tensor:
+def unit(images: LabelledImages) -> torch.Tensor:
     """Images in [0, 1]."""
-    return ((zoo.to_tensor(images.images) + 1) / 2).clamp(0, 1)
+    return ((to_tensor(images.images) + 1) / 2).clamp(0, 1)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ ROWS: tuple[frozenset[str], ...] = tuple(
     frozenset(row.split())
     for row in (
         "__init__ __main__ cli",
+        "views",
         "run",
         "report",
         "evaluation fitness allocation baselines",
@@ -22,7 +23,7 @@ ROWS: tuple[frozenset[str], ...] = tuple(
         "calibration bank",
         "denoisers metrics search zoo",
         "recipe",
-        "sampling tensors",
+        "images sampling tensors",
         "stages schedule versions",
         "artifacts registry progress",
         "errors",

@@ -74,7 +74,7 @@ def class_labels(pipe: Any) -> range:
 
 def seeded(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
     """Return a generator whose stream belongs to this key alone (all entries ≥ 0)."""
-    # A plain SeedSequence((0, 0)) is SeedSequence(0): only its spawn key tells a key from the same one with zeros added.
+    # SeedSequence((0, 0)) is SeedSequence(0): only the spawn key tells a key from the same one with zeros added.
     sequence = np.random.SeedSequence(key[0], spawn_key=key[1:])
     seed = int(sequence.generate_state(1, np.uint64)[0] >> 1)
     return torch.Generator(device).manual_seed(seed)

@@ -11,7 +11,8 @@ import torch
 
 from diff_es import zoo
 from diff_es.errors import ArtifactError, InputError
-from diff_es.zoo.data import DEFAULT_SOURCE, LabelledImages, balanced_subset, full_set
+from diff_es.images import LabelledImages, to_tensor, to_uint8
+from diff_es.zoo.data import DEFAULT_SOURCE, balanced_subset, full_set
 
 from .idx_files import write_idx
 
@@ -81,11 +82,11 @@ def test_damaged_files_are_refused(source, damage):
 
 def test_tensor_conversion_has_the_stated_range_and_inverse():
     images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=-1)
-    tensor = zoo.to_tensor(images)
+    tensor = to_tensor(images)
     assert tensor.shape == (1, 3, 16, 16)
     assert tensor[0, 1].flatten().tolist() == pytest.approx([2 * v / 255 - 1 for v in range(256)], abs=1e-6)
-    assert np.array_equal(zoo.to_uint8(tensor), images)
-    assert zoo.to_uint8(torch.full((1, 3, 2, 2), 1.7)).min() == 255
+    assert np.array_equal(to_uint8(tensor), images)
+    assert to_uint8(torch.full((1, 3, 2, 2), 1.7)).min() == 255
 
 
 def test_balanced_subset_is_a_choice_without_repetition():

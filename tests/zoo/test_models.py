@@ -12,6 +12,7 @@ from diff_es import zoo
 from diff_es.errors import InputError
 from diff_es.evaluation.classifier import classifier_scores, extract_features
 from diff_es.evaluation.images import generate
+from diff_es.images import to_tensor
 from diff_es.sampling import Requests, SamplerConfig
 from diff_es.zoo.classifier_training import accuracy
 from diff_es.zoo.data import DEFAULT_SOURCE, full_set
@@ -89,7 +90,7 @@ def test_unused_label_rows_are_zero(pipeline):
 
 def test_the_autoencoder_reconstructs_and_scales_to_unit_variance():
     vae = AutoencoderKL.from_pretrained(zoo.path("fashion-vae"))
-    images = zoo.to_tensor(zoo.reference_set().images[:256])
+    images = to_tensor(zoo.reference_set().images[:256])
     with torch.no_grad():
         latents = vae.encode(images).latent_dist.mean
         decoded = vae.decode(latents).sample.clamp(-1, 1)
@@ -104,7 +105,7 @@ def test_the_classifier_recognises_the_reference_images(classifier):
 
 
 def test_features_make_the_logits(classifier):
-    images = zoo.to_tensor(zoo.reference_set().images[:4])
+    images = to_tensor(zoo.reference_set().images[:4])
     with torch.no_grad():
         features, logits = classifier.features(images), classifier(images)
     assert features.shape == (4, 128)
@@ -124,7 +125,7 @@ def test_a_thousand_samples_agree_with_their_labels(pipeline, classifier, guidan
     """Prints the numbers of the model card: ``pytest tests/zoo --slow -k thousand -s``."""
     requests = Requests.cycle(range(10), 1000, first_seed=0)
     images = generate(pipeline, requests, SamplerConfig(20, guidance_scale), batch_size=50)
-    reference = extract_features(classifier, zoo.to_tensor(zoo.reference_set().images) / 2 + 0.5)
+    reference = extract_features(classifier, to_tensor(zoo.reference_set().images) / 2 + 0.5)
     scores = classifier_scores(classifier, images, torch.tensor(requests.labels), reference=reference)
     print(guidance_scale, scores)
     assert scores.label_agreement >= least

@@ -12,6 +12,7 @@ from diffusers import AutoencoderKL, DiTPipeline
 
 from diff_es import zoo
 from diff_es.errors import ArtifactError, InputError
+from diff_es.images import to_tensor
 from diff_es.zoo.classifier import ClassifierConfig, read_classifier, save_classifier
 from diff_es.zoo.classifier_training import augment
 from diff_es.zoo.dit import NULL_CLASS, NoisePredictionLoss, build_scheduler, build_transformer
@@ -43,7 +44,7 @@ def test_training_leaves_a_complete_loadable_model(name, source, tmp_path):
         case "fashion-vae":
             vae = AutoencoderKL.from_pretrained(folder)
             with torch.no_grad():
-                latents = vae.encode(zoo.to_tensor(zoo.calibration_set().images[:20])).latent_dist.mean
+                latents = vae.encode(to_tensor(zoo.calibration_set().images[:20])).latent_dist.mean
             assert float(latents.std()) * vae.config.scaling_factor == pytest.approx(1.0, rel=0.02)
         case "fashion-dit":
             pipeline = DiTPipeline.from_pretrained(folder)

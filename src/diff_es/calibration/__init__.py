@@ -2,7 +2,6 @@
 
 from diff_es.calibration.collect import CalibrationConfig as CalibrationConfig
 from diff_es.calibration.collect import calibrate as calibrate
-from diff_es.calibration.data import LabelledImages as LabelledImages
 from diff_es.calibration.data import encode as encode
 from diff_es.calibration.data import read_folder as read_folder
 from diff_es.calibration.data import read_npz as read_npz

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from diff_es.errors import InputError
+from diff_es.images import LabelledImages, to_tensor
 from diff_es.progress import track
 
 if TYPE_CHECKING:
@@ -21,41 +21,6 @@ if TYPE_CHECKING:
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 _MAX_NPZ_BYTES = 4 * 2**30
-
-
-@dataclass(frozen=True)
-class LabelledImages:
-    """Images with their class labels.
-
-    Attributes:
-        images: uint8, shape (N, height, width, 3).
-        labels: int64, shape (N,).
-    """
-
-    images: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.int64]
-
-    def __post_init__(self) -> None:
-        shape = self.images.shape
-        if len(shape) != 4 or shape[-1] != 3 or self.images.dtype != np.uint8 or not len(self.images):
-            raise InputError(
-                f"images must be uint8 of shape (N ≥ 1, height, width, 3), not {self.images.dtype} {shape}."
-            )
-        if self.labels.shape != shape[:1]:
-            raise InputError(f"{len(self.images)} images but labels of shape {self.labels.shape}.")
-
-    def take(self, count: int) -> LabelledImages:
-        """Return `count` images, evenly spread over the set.
-
-        Raises:
-            InputError: the set is smaller.
-        """
-        if count > len(self.images):
-            raise InputError(
-                f"samples={count} but only {len(self.images)} images are there; lower samples or add images."
-            )
-        rows = np.linspace(0, len(self.images) - 1, count).astype(int)
-        return LabelledImages(self.images[rows], self.labels[rows])
 
 
 def read_folder(folder: Path, size: int) -> LabelledImages:
@@ -115,8 +80,7 @@ def encode(pipe: Any, images: npt.NDArray[np.uint8], batch_size: int = 64) -> Te
     parameter = next(pipe.vae.parameters())
     latents = []
     for start in track(range(0, len(images), batch_size), "Encoding images"):
-        batch = torch.from_numpy(images[start : start + batch_size]).permute(0, 3, 1, 2)
-        scaled = (batch.float() / 127.5 - 1).to(parameter.device, parameter.dtype)
+        scaled = to_tensor(images[start : start + batch_size]).to(parameter.device, parameter.dtype)
         latents.append(pipe.vae.encode(scaled).latent_dist.mean.float().cpu() * pipe.vae.config.scaling_factor)
     return torch.cat(latents)
 

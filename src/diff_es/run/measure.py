@@ -27,6 +27,7 @@ from diff_es.evaluation import (
     measure_latency,
 )
 from diff_es.fitness import Result, run
+from diff_es.images import to_tensor
 from diff_es.metrics import metrics
 from diff_es.routing import Router, install_, remove_
 from diff_es.sampling import Requests, sample
@@ -197,7 +198,7 @@ def _classifier(session: Session) -> tuple[Any, Tensor] | None:
     if not _has_classifier(session):
         return None
     classifier = zoo.load_classifier()
-    images = (zoo.to_tensor(zoo.reference_set().images) + 1) / 2
+    images = (to_tensor(zoo.reference_set().images) + 1) / 2
     return classifier, extract_features(classifier, images.clamp(0, 1))
 
 

@@ -11,8 +11,9 @@ from diffusers import DiffusionPipeline
 from diffusers.utils.logging import disable_progress_bar
 
 from diff_es import zoo
-from diff_es.calibration import LabelledImages, read_folder, read_npz
+from diff_es.calibration import read_folder, read_npz
 from diff_es.errors import InputError
+from diff_es.images import LabelledImages
 
 _ZOO = "zoo:"
 
@@ -76,8 +77,7 @@ def load_images(data: str, size: int) -> LabelledImages:
     """
     path = Path(data)
     if data == f"{_ZOO}fashion":
-        shipped = zoo.calibration_set()
-        images = LabelledImages(shipped.images, shipped.labels)
+        images = zoo.calibration_set()
     else:
         images = read_npz(path) if path.suffix == ".npz" else read_folder(path, size)
     height, width = images.images.shape[1:3]

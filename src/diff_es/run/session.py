@@ -90,7 +90,10 @@ class Session:
         section = self.recipe.calibration
         if section.source == "sampling":
             requests = self.requests(_CALIBRATION_RUNS, section.samples)
-            return SamplingSource(requests, self.sampler, section.batch_size)
+            source = SamplingSource(requests, self.sampler, section.batch_size)
+            # Sample now: calibration asks for calls while it watches the model, and would count the sampling itself.
+            next(source.calls(self.pipe, self.plan, None))
+            return source
         images = load_images(section.data, image_size(self.pipe)).take(section.samples)
         conditions = spec_of(denoiser_of(self.pipe)).conditions(self.pipe, images.labels)
         return DatasetSource(

@@ -3,7 +3,7 @@
 from diff_es.zoo.catalog import load_classifier, load_pipeline, names, path
 from diff_es.zoo.classifier import FashionClassifier
 from diff_es.zoo.classifier_training import ClassifierRecipe
-from diff_es.zoo.data import CLASS_NAMES, LabelledImages, calibration_set, reference_set, to_tensor, to_uint8
+from diff_es.zoo.data import CLASS_NAMES, calibration_set, reference_set
 from diff_es.zoo.dit import DitRecipe
 from diff_es.zoo.trainers import train
 from diff_es.zoo.training import LoopConfig
@@ -14,7 +14,6 @@ __all__ = [
     "ClassifierRecipe",
     "DitRecipe",
     "FashionClassifier",
-    "LabelledImages",
     "LoopConfig",
     "VaeRecipe",
     "calibration_set",
@@ -23,7 +22,5 @@ __all__ = [
     "names",
     "path",
     "reference_set",
-    "to_tensor",
-    "to_uint8",
     "train",
 ]

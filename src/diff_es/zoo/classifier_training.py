@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
+from diff_es.images import LabelledImages, to_tensor
 from diff_es.zoo.classifier import ClassifierConfig, FashionClassifier
-from diff_es.zoo.data import LabelledImages, full_set, to_tensor
+from diff_es.zoo.data import full_set
 from diff_es.zoo.training import LoopConfig, SaveConfig, fit
 
 if TYPE_CHECKING:

@@ -8,14 +8,13 @@ original 28 x 28 grey values; reading pads them to 32 x 32 and repeats them to t
 from __future__ import annotations
 
 import gzip
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
-import torch
 
 from diff_es.errors import ArtifactError, InputError
+from diff_es.images import LabelledImages
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,58 +38,6 @@ _IDX_UNSIGNED_BYTE: Final = 0x08
 _SHIPPED: Final = Path(__file__).parent / "data"
 
 Split = Literal["train", "t10k"]
-
-
-@dataclass(frozen=True)
-class LabelledImages:
-    """Images and their classes, row by row.
-
-    Attributes:
-        images: (N, 32, 32, 3) uint8, the layout of image files; the three channels are equal.
-        labels: (N,) int64 in 0..9, positions in ``CLASS_NAMES``.
-    """
-
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-
-    def __post_init__(self) -> None:
-        expected = (len(self.labels), IMAGE_SIZE, IMAGE_SIZE, 3)
-        if self.images.shape != expected or self.images.dtype != np.uint8:
-            raise InputError(
-                f"images: expected uint8 of shape {expected}, got {self.images.dtype} of shape {self.images.shape}"
-            )
-        if self.labels.dtype != np.int64 or np.any((self.labels < 0) | (self.labels >= len(CLASS_NAMES))):
-            raise InputError(f"labels: expected int64 in 0..{len(CLASS_NAMES) - 1}, got {self.labels!r}")
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-def to_tensor(images: NDArray[np.uint8]) -> torch.Tensor:
-    """Turn uint8 images into what the models read.
-
-    Args:
-        images: (N, H, W, C) uint8.
-
-    Returns:
-        (N, C, H, W) float32 in [-1, 1].
-    """
-    channels_first = np.ascontiguousarray(np.moveaxis(images, -1, 1))
-    return torch.from_numpy(channels_first).to(torch.float32).div_(127.5).sub_(1.0)
-
-
-def to_uint8(images: torch.Tensor) -> NDArray[np.uint8]:
-    """Turn model images into uint8, the inverse of :func:`to_tensor`.
-
-    Args:
-        images: (N, C, H, W) in [-1, 1]; values outside are clamped.
-
-    Returns:
-        (N, H, W, C) uint8.
-    """
-    scaled = images.detach().to("cpu", torch.float32).add(1.0).mul(127.5).round().clamp(0, 255)
-    array: NDArray[np.uint8] = scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
-    return array
 
 
 def calibration_set() -> LabelledImages:

@@ -20,7 +20,8 @@ from diffusers import DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from diff_es.zoo.data import CLASS_NAMES, full_set, to_tensor
+from diff_es.images import to_tensor
+from diff_es.zoo.data import CLASS_NAMES, full_set
 from diff_es.zoo.training import LoopConfig, SaveConfig, fit
 from diff_es.zoo.vae import LATENT_CHANNELS, encode
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final
 import torch
 from diffusers import AutoencoderKL
 
+from diff_es.images import to_tensor
 from diff_es.progress import track
-from diff_es.zoo.data import IMAGE_SIZE, full_set, to_tensor
+from diff_es.zoo.data import IMAGE_SIZE, full_set
 from diff_es.zoo.training import LoopConfig, SaveConfig, fit
 
 if TYPE_CHECKING:

@@ -1,0 +1,76 @@
+"""Images with their labels, and the way between uint8 pixels and what models read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from diff_es.errors import InputError
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images with their class labels.
+
+    Attributes:
+        images: uint8, shape (N, height, width, 3).
+        labels: int64, shape (N,).
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        shape = self.images.shape
+        if len(shape) != 4 or shape[-1] != 3 or self.images.dtype != np.uint8 or not len(self.images):
+            raise InputError(
+                f"images must be uint8 of shape (N ≥ 1, height, width, 3), not {self.images.dtype} {shape}."
+            )
+        if self.labels.shape != shape[:1]:
+            raise InputError(f"{len(self.images)} images but labels of shape {self.labels.shape}.")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, count: int) -> LabelledImages:
+        """Return `count` images, evenly spread over the set.
+
+        Raises:
+            InputError: the set is smaller.
+        """
+        if count > len(self.images):
+            raise InputError(
+                f"samples={count} but only {len(self.images)} images are there; lower samples or add images."
+            )
+        rows = np.linspace(0, len(self.images) - 1, count).astype(int)
+        return LabelledImages(self.images[rows], self.labels[rows])
+
+
+def to_tensor(images: NDArray[np.uint8]) -> torch.Tensor:
+    """Turn uint8 images into what the models read.
+
+    Args:
+        images: (N, H, W, C) uint8.
+
+    Returns:
+        (N, C, H, W) float32 in [-1, 1].
+    """
+    channels_first = np.ascontiguousarray(np.moveaxis(images, -1, 1))
+    return torch.from_numpy(channels_first).to(torch.float32).div_(127.5).sub_(1.0)
+
+
+def to_uint8(images: torch.Tensor) -> NDArray[np.uint8]:
+    """Turn model images into uint8, the inverse of `to_tensor`.
+
+    Args:
+        images: (N, C, H, W) in [-1, 1]; values outside are clamped.
+
+    Returns:
+        (N, H, W, C) uint8.
+    """
+    scaled = images.detach().to("cpu", torch.float32).add(1.0).mul(127.5).round().clamp(0, 255)
+    array: NDArray[np.uint8] = scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+    return array
