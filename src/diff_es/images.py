@@ -17,7 +17,7 @@ class LabelledImages:
 
     Attributes:
         images: uint8, shape (N, height, width, 3).
-        labels: int64, shape (N,).
+        labels: int64, shape (N,), 0 or more.
     """
 
     images: NDArray[np.uint8]
@@ -31,6 +31,8 @@ class LabelledImages:
             )
         if self.labels.shape != shape[:1]:
             raise InputError(f"{len(self.images)} images but labels of shape {self.labels.shape}.")
+        if self.labels.dtype != np.int64 or self.labels.min() < 0:
+            raise InputError(f"labels must be int64 and not negative, not {self.labels.dtype} from {self.labels.min()}.")
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -104,7 +104,6 @@ def test_balanced_subset_is_a_choice_without_repetition():
         (np.zeros((2, 32, 32, 3), np.float32), np.zeros(2, np.int64)),
         (np.zeros((2, 3, 32, 32), np.uint8), np.zeros(2, np.int64)),
         (np.zeros((2, 32, 32, 3), np.uint8), np.zeros(3, np.int64)),
-        (np.zeros((2, 32, 32, 3), np.uint8), np.array([0, 10])),
         (np.zeros((2, 32, 32, 3), np.uint8), np.array([0, -1])),
         (np.zeros((2, 32, 32, 3), np.uint8), np.zeros(2, np.uint8)),
     ],
