@@ -102,7 +102,8 @@ def _disk(session: Session) -> int:
     calibration = [size for layer in layers for size in _statistics(denoiser, layer, pruner.needs)]
     bank = [size for layer in layers for size in _trajectory(denoiser, layer, recipe)]
     artefact = [kept * size for layer in layers for size in _thin(denoiser, layer, recipe)]
-    sets = 1 if recipe.calibration.shared else recipe.stages
+    # Weights alone (magnitude) are the same in every stage.
+    sets = 1 if recipe.calibration.shared or not pruner.needs else recipe.stages
     tensors = sets * (len(calibration) + len(bank)) + recipe.stages * len(artefact)
     return int(sets * (sum(calibration) + sum(bank)) + recipe.stages * sum(artefact)) + _ENTRY * tensors
 
