@@ -1,0 +1,231 @@
+"""A run from start to end: everything is there, for every pruner, and the artefact gives the run's own images."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diff_es.artifacts import locked
+from diff_es.bank import Bank, Pruned
+from diff_es.errors import InputError
+from diff_es.evaluation import Evaluation
+from diff_es.images import LabelledImages
+from diff_es.recipe import Recipe
+from diff_es.routing import routed
+from diff_es.run import Session, compress, estimate, load_pipeline
+from diff_es.run.measure import Bench, Contestant
+from diff_es.run.models import image_size, load_images
+from diff_es.sampling import Requests, class_labels, sample
+from run.tiny_run import Finished, canonical_journal, saved_model, tensor_count, tiny_recipe
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved_model(tmp_path_factory.getbasetemp())
+
+
+def test_the_run_directory_is_complete(finished: Finished) -> None:
+    folder = finished.folder
+    assert {item.name for item in folder.iterdir()} == {
+        ".lock",
+        "recipe.yaml",
+        "calibration",
+        "bank",
+        "search",
+        "pruned",
+        "evaluation.json",
+        "figures",
+        "report.html",
+    }
+    assert Recipe.read(folder / "recipe.yaml") == finished.recipe
+    assert len(list((folder / "calibration").iterdir())) == 3
+    assert {item.name for item in (folder / "search").iterdir()} == {"sensitivity", "sensitivity.json", "uniform"}
+    assert not list(folder.rglob("*.tmp"))
+    assert "diff-es run tiny.yaml" in (folder / "report.html").read_text()
+    for picture in (folder / "figures").iterdir():
+        with Image.open(picture) as image:
+            assert min(image.size) > 100, picture
+
+
+def test_the_result_is_the_best_of_the_journal(finished: Finished) -> None:
+    search = finished.result.search
+    entries = canonical_journal(finished.folder / "search" / "sensitivity" / "journal.jsonl")
+    assert len(entries) == search.evaluated
+    best = max(entries, key=lambda entry: (entry[3], -entry[0], [-level for level in entry[2]]))
+    assert (tuple(best[2]), best[3]) == (search.levels, search.fitness)
+    pruned = Pruned.open(finished.folder / "pruned")
+    assert pruned.info.schedule.levels == search.levels
+    assert sum(search.levels) == 6, "half of H = 4 in each of three equal stages"
+
+
+def test_the_evaluation_measures_dense_against_itself(finished: Finished) -> None:
+    dense, uniform, ours = finished.result.evaluation.schedules
+    assert (dense.name, uniform.name, ours.name) == ("dense", "searched, uniform", "searched, sensitivity")
+    assert dense.ssim == pytest.approx(1, abs=1e-6) and dense.latent_mse == 0 and dense.macs_ratio == 1
+    for row in (uniform, ours):
+        assert row.ssim < 0.999 and row.latent_mse > 0 and 0.3 < row.macs_ratio < 0.9 and row.latency.median_ms > 0
+    assert ours.macs <= uniform.macs * 1.1
+    assert dense.label_agreement is None, "no classifier knows a random model"
+    assert finished.result.evaluation == Evaluation.read(finished.folder / "evaluation.json")
+
+
+def test_the_estimate_bounds_the_run(finished: Finished) -> None:
+    predicted = estimate(Session(finished.recipe, Path("never-made")))
+    entries = canonical_journal(finished.folder / "search" / "sensitivity" / "journal.jsonl")
+    starts = sum(generation == 0 for generation, *_ in entries)
+    assert predicted.evaluations == 2 * (starts + 2 * 3), "two searches, two generations of three"
+    assert starts < len(entries) <= predicted.evaluations // 2
+    real = sum(
+        p.stat().st_size for name in ("calibration", "bank", "pruned") for p in (finished.folder / name).iterdir()
+    )
+    assert real / 1.5 < predicted.disk_bytes < 1.5 * real
+    assert 0 < predicted.seconds_per_image < 10 and predicted.search_seconds > 0 and predicted.other_seconds > 0
+    assert not Path("never-made").exists()
+
+
+@pytest.mark.parametrize("method", ["wanda", "magnitude", "layerdrop"])
+def test_the_estimate_knows_every_pruner(model: Path, method: str, tmp_path: Path) -> None:
+    recipe = tiny_recipe(model, pruning={"method": method})
+    session = Session(recipe, tmp_path / "run")
+    session.pruned()
+    folders = [tmp_path / "run" / name for name in ("calibration", "bank", "pruned")]
+    shards = sum(path.stat().st_size for folder in folders for path in folder.glob("*.safetensors"))
+    assert estimate(session).disk_bytes == pytest.approx(shards, rel=0.5, abs=2048)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(
+    ("method", "allocation"),
+    [("obs", "uniform"), ("wanda", "sensitivity"), ("magnitude", "uniform"), ("layerdrop", "sensitivity")],
+)
+def test_every_pruner_runs_to_the_artefact(
+    model: Path, tmp_path: Path, method: str, allocation: str, shared: bool
+) -> None:
+    recipe = tiny_recipe(
+        model,
+        pruning={"method": method, "levels": 2},
+        calibration={"shared": shared},
+        search={"allocation": allocation, "generations": 1},
+        evaluation={"compare": []},
+    )
+    session = Session(recipe, tmp_path / "run")
+    pruned = session.pruned()
+    bank = Bank.open(tmp_path / "run" / "bank")
+    assert pruned.info.method == method and pruned.info.allocation == allocation
+    assert bank.info.shared == (shared and method != "magnitude") or method == "magnitude"
+    assert len(list((tmp_path / "run" / "bank").glob("*.safetensors"))) == len(bank.shards)
+    if method == "magnitude":
+        assert not (tmp_path / "run" / "calibration").exists(), "weights alone need no calibration"
+    else:
+        assert tensor_count(tmp_path / "run" / "calibration") > 0
+    requests = session.evaluation_probes()
+    with routed(session.pipe, session.bank, session.schedule(allocation)):
+        from_bank = sample(session.pipe, requests, session.sampler)
+    with routed(session.pipe, pruned, pruned.info.schedule, mode="gather"):
+        from_artefact = sample(session.pipe, requests, session.sampler)
+    assert torch.equal(from_bank, from_artefact)
+    assert not torch.equal(from_bank, sample(session.pipe, requests, session.sampler))
+
+
+def test_the_artefact_gives_the_same_images_in_another_process(finished: Finished, tmp_path: Path) -> None:
+    session = Session(finished.recipe, finished.folder)
+    requests = Requests.cycle(class_labels(session.pipe), 4, 77)
+    contestant = Contestant("searched", "", session.schedule("sensitivity"))
+    with Bench(session).running(contestant):
+        here = sample(session.pipe, requests, session.sampler).numpy()
+    program = """
+import sys, numpy, diff_es
+pipe = diff_es.load_pipeline(sys.argv[1], device="cpu")
+pruned = diff_es.load(sys.argv[2], pipe)
+requests = diff_es.Requests.cycle(range(10), 4, 77)
+numpy.save(sys.argv[3], diff_es.sample(pipe, requests, pruned.info.sampler).numpy(), allow_pickle=False)
+"""
+    there = tmp_path / "images.npy"
+    arguments = [str(finished.model), str(finished.folder / "pruned"), str(there)]
+    subprocess.run([sys.executable, "-c", program, *arguments], check=True)
+    np.testing.assert_array_equal(np.load(there, allow_pickle=False), here)
+
+
+def test_a_run_on_images_of_a_folder(model: Path, tmp_path: Path) -> None:
+    """Grey, transparent and large images are read; the calibration differs from the one by sampling."""
+    pixels = np.random.default_rng(0)
+    for index, mode in enumerate(("RGB", "L", "RGBA", "P")):
+        folder = tmp_path / "data" / str(index)
+        folder.mkdir(parents=True)
+        size = (16, 16) if index else (40, 24)
+        Image.fromarray(pixels.integers(0, 256, (*size, 3), np.uint8)).convert(mode).save(folder / "a.png")
+    section = {"source": "dataset", "data": str(tmp_path / "data"), "samples": 4}
+    recipe = tiny_recipe(model, calibration=section, search={"generations": 0, "allocation": "uniform"})
+    assert compress(replace_compare(recipe), tmp_path / "run").search.evaluated > 0
+
+
+def replace_compare(recipe: Recipe) -> Recipe:
+    """Compare with hand-made schedules only."""
+    settings = recipe.model_dump(mode="json")
+    settings["evaluation"]["compare"] = ["uniform", "three-stage"]
+    return Recipe.parse(settings)
+
+
+def test_images_of_an_npz_must_have_the_models_size(model: Path, tmp_path: Path) -> None:
+    pipe = load_pipeline(str(model), device="cpu")
+    labels = np.arange(3)
+    np.savez(tmp_path / "right.npz", images=np.zeros((3, 16, 16, 3), np.uint8), labels=labels)
+    images = load_images(str(tmp_path / "right.npz"), image_size(pipe))
+    assert isinstance(images, LabelledImages) and len(images.images) == 3
+
+
+def test_latency_is_measured_with_the_batch_that_the_protocol_names(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where fewer images are evaluated than one timed batch holds."""
+    recipe = tiny_recipe(finished.model, evaluation={"images": 1, "latency_batch_size": 5, "latency_repeats": 1})
+    session = Session(recipe, finished.folder)
+    rows: list[int] = []
+    session.pipe.transformer.register_forward_pre_hook(
+        lambda _, args, kwargs: rows.append(len(args[0] if args else kwargs["hidden_states"])), with_kwargs=True
+    )
+    Bench(session).latency((Contestant("dense", "", None),))
+    assert set(rows) == {10}, "five images, guided"
+
+
+def test_a_recipe_that_cannot_be_carried_out_leaves_no_folder(model: Path, tmp_path: Path) -> None:
+    wrong: list[dict[str, Any]] = [
+        {"pruning": {"method": "obss"}},
+        {"search": {"metric": "ssimm"}},
+        {"stages": 7},
+        {"device": "cuda:4711"},
+    ]
+    for changes in wrong:
+        with pytest.raises(InputError):
+            compress(tiny_recipe(model, **changes), tmp_path / "run")
+        with pytest.raises(InputError):
+            estimate(Session(tiny_recipe(model, **changes), tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_runs_on_one_folder(finished: Finished) -> None:
+    with locked(finished.folder), pytest.raises(InputError, match=r"finished-run is in use by another run"):
+        compress(finished.recipe, finished.folder, resume=True)
+
+
+def test_seeds_of_different_purposes_never_meet(finished: Finished) -> None:
+    sessions = [Session(tiny_recipe(finished.model, seed=seed), finished.folder) for seed in (0, 1)]
+    sets = [set(s.requests(purpose, 1000).seeds) for s in sessions for purpose in range(4)]
+    assert len(set.union(*sets)) == sum(map(len, sets))
+
+
+def test_the_protocol_names_its_seeds(finished: Finished) -> None:
+    protocol = json.loads((finished.folder / "evaluation.json").read_text())["protocol"]
+    session = Session(finished.recipe, finished.folder)
+    assert protocol["probes"] == {"count": 2, "first_seed": session.evaluation_probes().seeds[0]}
+    assert protocol["model"] == str(finished.model)
+    assert replace(session.sampler, guidance_scale=1.0).guided is False and session.sampler.guided

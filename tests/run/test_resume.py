@@ -1,0 +1,139 @@
+"""Whatever part of a run is lost, resuming makes it again, equal to what was there."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from diff_es.errors import ArtifactError, InputError
+from diff_es.run import Session, compress
+from run.tiny_run import Finished, outcome, tiny_recipe
+
+
+def remove(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def make_all(session: Session) -> None:
+    """Every step but measuring and reporting, which take longest."""
+    assert session.bank.num_levels == session.sensitivity.levels[-1] == 4
+    for allocation in ("uniform", "sensitivity"):
+        session.search(allocation)
+    session.pruned()
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        ("calibration",),
+        ("calibration", "bank"),
+        ("calibration/stage-01.safetensors", "bank"),
+        ("bank/manifest.json",),
+        ("bank/manifest.json", "bank/stage-02.safetensors"),
+        ("search/sensitivity.json",),
+        ("search",),
+        ("search/uniform", "search/sensitivity/result.json"),
+        ("search/sensitivity/journal.jsonl", "search/sensitivity/result.json"),
+        ("pruned",),
+        ("calibration", "bank", "search", "pruned"),
+    ],
+    ids="+".join,
+)
+def test_a_lost_step_is_made_again(finished: Finished, tmp_path: Path, lost: tuple[str, ...]) -> None:
+    folder = finished.copy(tmp_path / "run")
+    remove(folder, *lost)
+    make_all(Session(finished.recipe, folder))
+    assert outcome(folder) == outcome(finished.folder)
+
+
+def test_a_cut_journal_goes_on(finished: Finished, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = finished.copy(tmp_path / "run")
+    journal = folder / "search" / "sensitivity" / "journal.jsonl"
+    whole = journal.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    remove(folder, "search/sensitivity/result.json")
+    journal.write_bytes(b"".join(lines[:4]) + lines[4][:20])
+    Session(finished.recipe, folder).search("sensitivity")
+    assert "cut off an incomplete last line" in caplog.text
+    assert outcome(folder) == outcome(finished.folder)
+    assert journal.read_bytes().startswith(b"".join(lines[:4])), "what was known is not written again"
+
+
+def test_resuming_measures_and_reports_again_and_sweeps_up(finished: Finished, tmp_path: Path) -> None:
+    """Files that a killed process was writing neither stay nor reach a manifest."""
+    folder = finished.copy(tmp_path / "run")
+    remove(folder, "bank/manifest.json", "pruned", "evaluation.json", "figures", "report.html")
+    (folder / "bank" / ".stage-01.safetensors.4711.tmp").write_bytes(b"half")
+    (folder / ".pruned.4711.tmp").mkdir()
+    (folder / ".pruned.4711.tmp" / ".stage-00.safetensors.4711.tmp").write_bytes(b"half")
+    (folder / "notes.tmp").write_text("of the user")
+    again = compress(finished.recipe, folder, resume=True)
+    assert (folder / "notes.tmp").exists()
+    remove(folder, "notes.tmp")
+    assert outcome(folder) == outcome(finished.folder)
+    assert not list(folder.rglob("*.tmp"))
+    assert again.search == finished.result.search
+    assert {path.name for path in (folder / "figures").iterdir()} == {
+        path.name for path in (finished.folder / "figures").iterdir()
+    }
+
+
+def test_a_finished_run_is_taken(finished: Finished) -> None:
+    with pytest.raises(InputError, match="holds a run already; go on with it by --resume"):
+        compress(finished.recipe, finished.folder)
+
+
+def test_another_recipe_is_refused_and_named(finished: Finished) -> None:
+    before = outcome(finished.folder)
+    other = tiny_recipe(finished.model, seed=3, search={"sparsity": 0.25})
+    with pytest.raises(InputError, match=r"seed is 0 there, 3 here; search.sparsity is 0.5 there, 0.25 here"):
+        compress(other, finished.folder, resume=True)
+    assert outcome(finished.folder) == before
+
+
+@pytest.mark.parametrize(("damaged", "named"), [("bank", "stage-01"), ("pruned", "stage-01"), ("search", "journal")])
+def test_damage_is_an_error_and_not_repaired(finished: Finished, tmp_path: Path, damaged: str, named: str) -> None:
+    folder = finished.copy(tmp_path / "run")
+    if damaged == "search":
+        remove(folder, "search/sensitivity/result.json", "pruned")
+        path = folder / "search" / "sensitivity" / "journal.jsonl"
+    else:
+        path = folder / damaged / "stage-01.safetensors"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match=named):
+        compress(finished.recipe, folder, resume=True)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_which_then_goes_on(finished: Finished, tmp_path: Path, number: signal.Signals) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(finished.recipe.dump())
+    folder = tmp_path / "run"
+    program = "from diff_es.cli import main; main()"
+    command = [sys.executable, "-c", program, "run", str(recipe), "--output", str(folder)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    journal = folder / "search" / "sensitivity" / "journal.jsonl"
+    while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") > 2):
+        time.sleep(0.002)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "stopped; a run goes on with --resume" in errors and "Traceback" not in errors
+    assert not (folder / "pruned").exists() and not list(folder.rglob("*.tmp"))
+    make_all(Session(finished.recipe, folder))
+    straight = {name: kept for name, kept in outcome(finished.folder).items() if name.startswith(("search", "pruned"))}
+    assert straight == {name: kept for name, kept in outcome(folder).items() if name.startswith(("search", "pruned"))}
