@@ -32,7 +32,7 @@ class LabelledImages:
         if self.labels.shape != shape[:1]:
             raise InputError(f"{len(self.images)} images but labels of shape {self.labels.shape}.")
         if self.labels.dtype != np.int64 or self.labels.min() < 0:
-            raise InputError(f"labels must be int64 and not negative, not {self.labels.dtype} from {self.labels.min()}.")
+            raise InputError(f"labels must be int64 and ≥ 0, not {self.labels.dtype} from {self.labels.min()}.")
 
     def __len__(self) -> int:
         return len(self.labels)
