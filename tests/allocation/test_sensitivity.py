@@ -72,7 +72,7 @@ def one_layer(bank: Bank, stage: int, layer: int, level: int) -> PruningSchedule
 def test_errors_equal_those_of_masked_models(pipe: DiTPipeline, bank: Bank, measured: Sensitivity) -> None:
     """One layer alone at one level, in float64, on six rows taken evenly from the first call of the stage."""
     rows = torch.linspace(0, 15, 6).long()
-    for stage in STAGES:
+    for stage in (0, 2):
         call = {name: tensor[rows] for name, tensor in next(tiny_source().calls(pipe, PLAN, stage)).items()}
         call["hidden_states"] = call["hidden_states"].double()
         dense = copy.deepcopy(pipe.transformer).double()(**call).sample

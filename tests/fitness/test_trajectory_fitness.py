@@ -105,9 +105,9 @@ def test_calls_are_replayed_up_to_the_first_change_in_sampling_order(pipe: DiTPi
     assert fitness((4, 4, 4)).replayed_calls == 12
 
 
-@pytest.mark.parametrize("replay_bytes", [1, 2000, 5000, 2**20])
+@pytest.mark.parametrize("replay_bytes", [1, 5000, 2**20])
 def test_eviction_never_changes_results(pipe: DiTPipeline, bank: Bank, replay_bytes: int) -> None:
-    """One output takes 1,024 bytes for the batch of two: the small limits keep one, four or none."""
+    """One output takes 1,024 bytes for the batch of two: the limits keep none, four and all."""
     full = fitness_of(pipe, bank, replay_bytes=0)
     small = fitness_of(pipe, bank, replay_bytes=replay_bytes)
     for levels in candidates(12, bank.num_levels, seed=1):
@@ -166,7 +166,7 @@ class TroubleError(Exception):
 
 
 def fail(*_: object) -> Tensor:
-    raise PlannedErrorError
+    raise TroubleError
 
 
 @pytest.mark.parametrize("place", ["denoiser", "vae", "metric"])

@@ -92,7 +92,7 @@ def run_all(pipe: DiTPipeline, source: object, cache_bytes: int, candidates: lis
 
 @every_method
 def test_the_cache_never_changes_results(pipe: DiTPipeline, bank: Bank) -> None:
-    candidates = [(1, 2, 3), (2, 2, 2), (1, 2, 3), (4, 0, 2), (0, 2, 4), (1, 2, 3), (2, 2, 2)]
+    candidates = [(1, 2, 3), (2, 2, 2), (1, 2, 3), (4, 0, 2), (2, 2, 2)]
     fresh = []
     for levels in candidates:
         with routed(pipe, bank, bank.uniform_allocation().resolve(levels)):
