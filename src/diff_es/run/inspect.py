@@ -81,4 +81,11 @@ def _left_alone(denoiser: nn.Module, name: str, reason: str, macs: dict[str, int
     """Sum what lies below every module whose own name starts with `name`."""
     roots = [path for path, _ in denoiser.named_modules() if path.rpartition(".")[2].startswith(name)]
     parameters = sum(p.numel() for path in roots for p in denoiser.get_submodule(path).parameters())
-    return Part(name, 0, (), parameters, sum(macs.get(path, 0) for path in roots), reason)
+    # Counted by leaves: a model may call a child without the part (DiT's last layer uses the first block's embedder).
+    leaves = {path for root in roots for path in _leaves(denoiser, root)}
+    return Part(name, 0, (), parameters, sum(macs.get(path, 0) for path in leaves), reason)
+
+
+def _leaves(denoiser: nn.Module, root: str) -> list[str]:
+    modules = denoiser.get_submodule(root).named_modules(prefix=root)
+    return [path for path, module in modules if not any(True for _ in module.children())]

@@ -1,0 +1,225 @@
+"""The command line as a user meets it: exit codes, one line of JSON, quiet off a terminal, one message per error."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from diff_es import cli
+from run.tiny_run import Finished, tiny_settings
+
+PROGRAM = "from diff_es.cli import main; main()"
+
+
+@dataclass(frozen=True)
+class Answer:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The last line, which must be the only one."""
+        (line,) = self.out.splitlines()
+        return json.loads(line)
+
+
+Command = Callable[..., Answer]
+
+
+@pytest.fixture
+def diff_es(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
+    """Run one command in this process (importing torch takes seconds)."""
+
+    def run(*arguments: object) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["diff-es", *map(str, arguments)])
+        code: Any = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        captured = capsys.readouterr()
+        return Answer(code, captured.out, captured.err)
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [(), ("run",), ("inspect",), ("generate",), ("verify",), ("env",), ("zoo",), ("zoo", "list"), ("zoo", "train")],
+    ids=" ".join,
+)
+def test_help(diff_es: Command, command: tuple[str, ...]) -> None:
+    answer = diff_es(*command, "--help")
+    assert answer.code == 0 and not answer.err
+    assert f"Usage: diff-es {' '.join(command)}".strip() in answer.out
+    if not command:
+        for name in ("run", "inspect", "generate", "verify", "env", "zoo"):
+            assert f" {name} " in answer.out
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    program = "import sys; sys.argv = ['diff-es', 'run', '--help']\nfrom diff_es.cli import app\ntry: app()\n"
+    program += "except SystemExit: sys.exit({'torch', 'diffusers', 'matplotlib'} & set(sys.modules) != set())"
+    subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nonsense",),
+        ("run",),
+        ("run", "demo"),
+        ("run", "demo", "-o", "x", "--no-such"),
+        ("generate", "x", "--count", "0"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_exits_with_2(diff_es: Command, arguments: tuple[str, ...]) -> None:
+    answer = diff_es(*arguments)
+    assert answer.code == 2 and "Usage: diff-es" in answer.err and not answer.out
+
+
+def test_inspect_accounts_for_every_parameter_and_mac(diff_es: Command, finished: Finished) -> None:
+    seen = diff_es("inspect", finished.model, "--json").json
+    assert seen["architecture"] == "DiTTransformer2DModel"
+    parts = {part["name"]: part for part in seen["parts"]}
+    assert sum(part["parameters"] for part in parts.values()) == seen["parameters"]
+    assert sum(part["macs"] for part in parts.values()) == seen["macs"]
+    # Two blocks of width 16 with four heads and an FFN of 64 channels, on 16 tokens.
+    attention, ffn = parts["attention"], parts["ffn"]
+    assert (attention["layers"], attention["groups"], ffn["layers"], ffn["groups"]) == (2, [4], 2, [64])
+    assert attention["parameters"] == 2 * 4 * (16 * 16 + 16)
+    assert ffn["parameters"] == 2 * (16 * 64 + 64 + 64 * 16 + 16)
+    assert attention["macs"] == 2 * (4 * 16 * 16 * 16 + 2 * 16 * 16 * 16)
+    assert ffn["macs"] == 2 * 2 * 16 * 16 * 64
+    assert all(part["reason"] for name, part in parts.items() if name not in {"attention", "ffn"})
+
+
+def test_inspect_as_a_table(diff_es: Command, finished: Finished) -> None:
+    answer = diff_es("inspect", finished.model)
+    assert answer.code == 0 and "attention" in answer.out and "DiTTransformer2DModel" in answer.out
+
+
+def test_dry_run(diff_es: Command, finished: Finished, tmp_path: Path) -> None:
+    arguments = ("run", finished.folder / "recipe.yaml", "-o", tmp_path / "run", "--dry-run")
+    predicted = diff_es(*arguments, "--json").json
+    assert set(predicted) == {"evaluations", "search_seconds", "other_seconds", "disk_bytes", "seconds_per_image"}
+    assert predicted["evaluations"] >= finished.result.search.evaluated
+    assert str(predicted["evaluations"]) in diff_es(*arguments).out
+    assert not (tmp_path / "run").exists()
+
+
+def test_run_in_a_pipe_is_quiet_and_its_answer_is_json(finished: Finished, tmp_path: Path) -> None:
+    """In a process of its own, resumed so that little is left to do."""
+    folder = finished.copy(tmp_path / "run")
+    (folder / "evaluation.json").unlink()
+    arguments = ["run", str(folder / "recipe.yaml"), "-o", str(folder), "--resume", "--json"]
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], check=True, capture_output=True, text=True)
+    assert done.stderr == ""
+    answer = Answer(0, done.stdout, done.stderr).json
+    assert tuple(answer["levels"]) == finished.result.search.levels
+    assert answer["fitness"] == finished.result.search.fitness
+    assert answer["evaluation"]["schedules"][0]["name"] == "dense"
+    assert Path(answer["report"]).exists()
+
+
+def test_run_without_json_prints_the_comparison(diff_es: Command, finished: Finished, tmp_path: Path) -> None:
+    folder = finished.copy(tmp_path / "run [1]")
+    answer = diff_es("run", folder / "recipe.yaml", "-o", folder, "--resume")
+    assert answer.code == 0 and "dense" in answer.out and "[1]" in answer.out
+
+
+def test_generate_is_seeded_by_image(diff_es: Command, finished: Finished, tmp_path: Path) -> None:
+    artefact = finished.folder / "pruned"
+    first = diff_es("generate", artefact, "-o", tmp_path / "a", "--label", 3, "--label", 7, "--count", 3, "--seed", 5)
+    assert first.code == 0 and f"3 images in {tmp_path / 'a'}" in first.out
+    names = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert names == ["label-3-seed-5.png", "label-3-seed-7.png", "label-7-seed-6.png"]
+    diff_es("generate", artefact, "-o", tmp_path / "b", "--label", 7, "--count", 1, "--seed", 6, "--device", "cpu")
+    with Image.open(tmp_path / "a" / names[2]) as one, Image.open(tmp_path / "b" / names[2]) as other:
+        # Alone or in a batch of three: equal but for the rounding of matrix products.
+        differences = [abs(a - b) for a, b in zip(one.tobytes(), other.tobytes(), strict=True)]
+    assert max(differences) <= 1
+
+
+def test_verify(diff_es: Command, finished: Finished, tmp_path: Path) -> None:
+    folder = finished.copy(tmp_path / "run")
+    answer = diff_es("verify", folder, "--json")
+    assert answer.code == 0 and answer.json["intact"] is True
+    assert answer.json["files"]["bank"] == 4 and answer.json["files"]["pruned"] == 5
+    assert diff_es("verify", folder / "pruned").code == diff_es("verify", folder / "bank").code == 0
+    shard = folder / "bank" / "stage-02.safetensors"
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    broken = diff_es("verify", folder)
+    assert broken.code == 1 and not broken.out
+    assert broken.err.startswith("error: ") and "stage-02.safetensors is damaged" in broken.err
+    assert broken.err.count("\n") == 1, "one line, however long the path"
+    assert diff_es("verify", tmp_path).code == 1
+
+
+def test_env(diff_es: Command) -> None:
+    seen = diff_es("env", "--json").json
+    assert seen["packages"]["diff-es"] and seen["device"] and seen["python"] == sys.version.split()[0]
+    assert seen["python"] in diff_es("env").out
+
+
+def test_zoo_list(diff_es: Command) -> None:
+    models = diff_es("zoo", "list", "--json").json
+    assert set(models) == {"fashion-vae", "fashion-dit", "fashion-classifier"}
+    assert "fashion-dit" in diff_es("zoo", "list").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "no-such-recipe", "-o", "x"), ["no-such-recipe", "no such file"]),
+        (("inspect", "zoo:fashion-dti"), ["fashion-dti", "did you mean 'fashion-dit'"]),
+        (("inspect", "/nowhere/model"), ["/nowhere/model", "save_pretrained"]),
+        (("verify", "/nowhere"), ["/nowhere", "manifest.json"]),
+        (("generate", "/nowhere/pruned"), ["/nowhere/pruned", "manifest.json"]),
+        (("zoo", "train", "fashion-x", "-o", "x"), ["fashion-x", "fashion-dit"]),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_code_1(
+    diff_es: Command, arguments: tuple[str, ...], words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer = diff_es(*arguments)
+    assert answer.code == 1 and not answer.out
+    assert answer.err.startswith("error: ") and "Traceback" not in answer.err
+    for word in words:
+        assert word in answer.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_markup_in_an_error_is_printed_as_it_is(diff_es: Command, tmp_path: Path) -> None:
+    recipe = tmp_path / "[bold]r.yaml"
+    recipe.write_text(json.dumps(tiny_settings("x", strange=1)))
+    answer = diff_es("run", recipe, "-o", tmp_path / "run")
+    assert answer.code == 1 and "[bold]r.yaml" in answer.err and "strange: unknown key" in answer.err
+
+
+@pytest.mark.parametrize("unwanted", [True, False])
+def test_colours_only_where_they_are_wanted(diff_es: Command, monkeypatch: pytest.MonkeyPatch, unwanted: bool) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1") if unwanted else monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(cli, "_err", Console(stderr=True, force_terminal=True))
+    answer = diff_es("verify", "/nowhere")
+    assert answer.code == 1
+    assert ("\x1b[31m" in answer.err) == (not unwanted)
