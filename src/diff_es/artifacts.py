@@ -25,6 +25,7 @@ from diff_es.errors import ArtifactError, InputError
 T = TypeVar("T")
 
 MANIFEST = "manifest.json"
+SETTINGS = "settings.json"
 _MAX_JSON_BYTES = 64 * 2**20
 
 
@@ -136,6 +137,31 @@ def read_manifest(folder: Path, kind: type[T], newest: int) -> T:
     if version > newest:
         raise ArtifactError(f"{folder} has format {version}; this version reads up to {newest}: upgrade diff-es.")
     return read_record(path, kind)
+
+
+def claim(folder: Path, settings: object) -> None:
+    """Write what a folder's files will depend on, or check that the files already there depend on the same.
+
+    Args:
+        folder: Made where it is missing; its files may be reused by whoever claims it with equal settings.
+        settings: A record.
+
+    Raises:
+        InputError: the folder was claimed with other settings.
+    """
+    path = folder / SETTINGS
+    if path.exists():
+        try:
+            same = read_record(path, type(settings)) == settings
+        except ArtifactError:
+            same = False
+        if not same:
+            raise InputError(f"{folder} was made with other settings (see {path}); choose another folder or remove it.")
+        return
+    if folder.exists() and any(folder.glob("*.safetensors")):
+        raise InputError(f"{folder} holds files of unknown settings; choose another folder or remove it.")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_record(path, settings)
 
 
 @contextmanager

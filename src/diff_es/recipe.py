@@ -107,7 +107,9 @@ class Recipe(_Section):
             InputError: no such file, no YAML, an unknown key or an impossible value; every problem is listed.
         """
         if not path.is_file():
-            raise InputError(f"recipe={path}: no such file.")
+            raise InputError(
+                f"recipe={path}: no such file; give a YAML file, or the name of a shipped one: {_shipped()}."
+            )
         if path.stat().st_size > _MAX_BYTES:
             raise InputError(f"recipe={path} is larger than {_MAX_BYTES} bytes.")
         try:
@@ -156,6 +158,11 @@ class _Loader(yaml.SafeLoader):
                 f"the key {', '.join(sorted(repeated))} appears twice, in the section of line {line}; keep one"
             )
         return super().construct_mapping(node, deep)
+
+
+def _shipped() -> str:
+    """Names of the recipes that come with the package."""
+    return ", ".join(sorted(path.stem for path in (Path(__file__).parent / "recipes").glob("*.yaml")))
 
 
 def _as_json(content: Any) -> bytes:

@@ -7,7 +7,7 @@ projection at every level (kept columns only). Level 0 holds nothing: it is the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +56,7 @@ class BankInfo:
     layers: tuple[str, ...]
     shared: bool
     settings: dict[str, float | int | bool | str]
-    versions: dict[str, str]
+    versions: dict[str, str] = field(default_factory=dict)
     files: tuple[FileEntry, ...] = ()
 
 
@@ -138,9 +138,10 @@ class Bank:
         if layer.kind == "block":
             return ThinLayer(torch.empty(0, dtype=torch.int64))
         shard = self._shard(stage)
-        removed = groups_removed(layer.num_groups, self.num_levels)[level]
-        kept = shard[f"{layer.name}/order"][removed:].sort().values
-        key = level_key(layer.name, level)
+        counts = groups_removed(layer.num_groups, self.num_levels)
+        kept = shard[f"{layer.name}/order"][counts[level] :].sort().values
+        # With more levels than groups, neighbouring levels are the same; the first of them is stored.
+        key = level_key(layer.name, counts.index(counts[level]))
         return ThinLayer(kept, shard.get(f"{key}/weight"), shard.get(f"{key}/bias"))
 
     def _shard(self, stage: int) -> Mapping[str, Tensor]:

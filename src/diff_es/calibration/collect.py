@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from diff_es.artifacts import claim
 from diff_es.calibration.statistics import (
     Accumulator,
     SecondMoment,
@@ -19,7 +20,7 @@ from diff_es.calibration.statistics import (
     bytes_needed,
 )
 from diff_es.calibration.store import CalibrationStats, shard_name
-from diff_es.denoisers import Layer, denoiser_of, dense_denoiser_of, spec_of
+from diff_es.denoisers import Fingerprint, Layer, denoiser_of, dense_denoiser_of, fingerprint, spec_of
 from diff_es.errors import InputError
 from diff_es.progress import track
 from diff_es.stages import StagePlan
@@ -59,15 +60,18 @@ def calibrate(
         pipe: A diffusers pipeline with a supported denoiser.
         source: Gives the denoiser calls of a stage.
         config: What to collect.
-        folder: Where to keep the statistics, one file per stage; stages whose file exists are not run again.
-            None keeps them in memory.
+        folder: Where to keep the statistics, one file per stage; stages whose file exists are not run again, so one
+            folder belongs to one source. None keeps them in memory.
 
     Raises:
         UnsupportedModelError: no spec for the denoiser, or a state that cannot be pruned.
-        InputError: the memory limit does not hold even one layer, or the source has no call in a stage.
+        InputError: the folder was made with other settings, the memory limit does not hold even one layer, or the
+            source has no call in a stage.
     """
     if not config.collect:
         return CalibrationStats(({},), config.stages.num_stages)
+    if folder:
+        claim(folder, _settings(pipe, config))
     passes = _plan_passes(_layers(pipe, config), config)
     sets: list[Mapping[str, Tensor]] = []
     keys = [None] if config.shared else list(range(config.stages.num_stages))
@@ -78,10 +82,23 @@ def calibrate(
             if path is None:
                 sets.append(tensors)
                 continue
-            path.parent.mkdir(parents=True, exist_ok=True)
             write_tensors(path, tensors)
         sets.append(Shard(path))
     return CalibrationStats(tuple(sets), config.stages.num_stages)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What statistics depend on, besides their source."""
+
+    fingerprint: Fingerprint
+    stages: StagePlan
+    collect: tuple[Statistic, ...]
+    shared: bool
+
+
+def _settings(pipe: Any, config: CalibrationConfig) -> _Settings:
+    return _Settings(fingerprint(dense_denoiser_of(pipe)), config.stages, config.collect, config.shared)
 
 
 def _layers(pipe: Any, config: CalibrationConfig) -> tuple[Layer, ...]:

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from diff_es.denoisers import dense_denoiser_of
+from diff_es.errors import InputError
 from diff_es.fitness.replay import CallCount, ReplayStore, replayed
 from diff_es.fitness.result import Result, run
 from diff_es.metrics import Metric, metrics
 from diff_es.routing import DEFAULT_CACHE_BYTES, Router, check_model, install_, remove_
 from diff_es.sampling import Requests, SamplerConfig
 from diff_es.search import Outcome
+from diff_es.stages import StagePlan
 
 if TYPE_CHECKING:
     from diff_es.bank import ThinSource
@@ -55,7 +57,7 @@ class TrajectoryFitness:
             replay_bytes: Bytes of denoiser outputs to keep for replay; 0 turns replay off.
 
         Raises:
-            InputError: unknown metric.
+            InputError: unknown metric, or a sampler whose steps are not the plan's.
             UnsupportedModelError: the bank belongs to another model.
         """
         self.metric = metrics[metric] if isinstance(metric, str) else metric
@@ -65,6 +67,7 @@ class TrajectoryFitness:
         check_model(self._denoiser, source)
         self._source = source
         self._sampler = sampler or SamplerConfig(len(source.plan.timesteps))
+        _check_steps(pipe, source.plan, self._sampler)
         self._batches = list(probes.batches(batch_size))
         self._store = ReplayStore(replay_bytes)
         self._router = Router(self._denoiser, source, cache_bytes=DEFAULT_CACHE_BYTES)
@@ -109,3 +112,13 @@ class TrajectoryFitness:
 
     def _run(self, batch: Requests) -> Result:
         return run(self._pipe, batch, self._sampler, decode=self.metric.needs == "images")
+
+
+def _check_steps(pipe: Any, plan: StagePlan, sampler: SamplerConfig) -> None:
+    """Another sampler or step count would run stages of other lengths than the budget counts."""
+    steps = StagePlan.from_pipeline(pipe, plan.num_stages, sampler.num_inference_steps).timesteps
+    if steps != plan.timesteps:
+        raise InputError(
+            f"{type(pipe.scheduler).__name__} with {sampler.num_inference_steps} steps visits other timesteps than "
+            "the bank's stages were made for; make the plan and the bank with this sampler and step count."
+        )

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from diff_es.artifacts import list_files
+from diff_es.artifacts import claim, list_files
 from diff_es.bank import Bank, BankInfo
 from diff_es.bank.bank import BLOCK_ORDER, FORMAT, level_key, shard_name, write_manifest
 from diff_es.denoisers import Layer, dense_denoiser_of, fingerprint, spec_of
 from diff_es.errors import InputError
 from diff_es.progress import track
 from diff_es.pruning.pruners import BankConfig, LayerTrajectory, pruners, stack_order
+from diff_es.schedule import groups_removed
 from diff_es.tensors import Shard, write_tensors
 from diff_es.versions import versions
 
@@ -40,22 +42,13 @@ def build_bank(
             None keeps it in memory.
 
     Raises:
-        InputError: statistics of other stages, or lacking what the pruner needs; a Hessian that no damping helps.
+        InputError: the folder was made with other settings, the statistics are of other stages or lack what the
+            pruner needs, or no damping helps a Hessian.
     """
     if stats.num_stages != plan.num_stages:
         raise InputError(f"The statistics have {stats.num_stages} stages, the plan {plan.num_stages}.")
     denoiser = dense_denoiser_of(pipe)
     layers = spec_of(denoiser).layers(denoiser, blocks=pruners[config.method].depth)
-    shards: list[Mapping[str, Tensor]] = []
-    for stage in track(range(len(stats.sets)), "Pruning stages"):
-        path = folder / shard_name(stage) if folder else None
-        if path is None:
-            shards.append(_prune_stage(denoiser, layers, stats, stage, config))
-            continue
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_tensors(path, _prune_stage(denoiser, layers, stats, stage, config))
-        shards.append(Shard(path))
     info = BankInfo(
         format=FORMAT,
         fingerprint=fingerprint(denoiser),
@@ -66,10 +59,20 @@ def build_bank(
         layers=tuple(layer.name for layer in layers),
         shared=stats.shared,
         settings={"damping": config.damping, "intercept": config.intercept},
-        versions=versions(),
-        files=list_files(folder) if folder else (),
     )
     if folder:
+        claim(folder, info)
+    shards: list[Mapping[str, Tensor]] = []
+    for stage in track(range(len(stats.sets)), "Pruning stages"):
+        path = folder / shard_name(stage) if folder else None
+        if path is None:
+            shards.append(_prune_stage(denoiser, layers, stats, stage, config))
+            continue
+        if not path.exists():
+            write_tensors(path, _prune_stage(denoiser, layers, stats, stage, config))
+        shards.append(Shard(path))
+    if folder:
+        info = replace(info, versions=versions(), files=list_files(folder))
         write_manifest(folder, info)
     return Bank(info, tuple(shards))
 
@@ -86,7 +89,7 @@ def _prune_stage(
     for layer in layers:
         parameters = dict(_parameters(denoiser, (*layer.inputs, layer.output)))
         trajectory = pruner.trajectory(layer, parameters, stats.of(stage, layer), config)
-        tensors |= _tensors(layer, trajectory, dtype)
+        tensors |= _tensors(layer, trajectory, config, dtype)
     return tensors
 
 
@@ -96,10 +99,12 @@ def _parameters(denoiser: nn.Module, paths: Iterable[str]) -> Iterable[tuple[str
             yield f"{path}.{name}", parameter.detach()
 
 
-def _tensors(layer: Layer, trajectory: LayerTrajectory, dtype: torch.dtype) -> dict[str, Tensor]:
+def _tensors(layer: Layer, trajectory: LayerTrajectory, config: BankConfig, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Name a layer's tensors; levels that remove no more than the one before them are stored once."""
+    counts = groups_removed(layer.num_groups, config.num_levels)
+    distinct = [level for level, count in enumerate(counts) if level and count > counts[level - 1]]
     tensors = {f"{layer.name}/order": trajectory.order.cpu()}
-    for level, weight in trajectory.weights.items():
-        tensors[f"{level_key(layer.name, level)}/weight"] = weight.to("cpu", dtype)
-    for level, bias in trajectory.biases.items():
-        tensors[f"{level_key(layer.name, level)}/bias"] = bias.to("cpu", dtype)
+    for part, levels in (("weight", trajectory.weights), ("bias", trajectory.biases)):
+        for level in set(distinct) & set(levels):
+            tensors[f"{level_key(layer.name, level)}/{part}"] = levels[level].to("cpu", dtype)
     return tensors

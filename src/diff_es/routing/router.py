@@ -92,7 +92,7 @@ class Router:
         """Point every layer at the weights of a stage, or at the dense ones (None)."""
         row: Levels = (0,) * len(self.layers) if stage is None else self._levels(stage)
         if self.mode == "gather":
-            # Cutting needs the dense rows in place, and dropping the old stage first keeps the peak low.
+            # The old stage's tensors go before the new ones are cut: that keeps the peak low.
             self._fill(None, (0,) * len(self.layers))
         self._fill(stage, row)
         self.stage = stage

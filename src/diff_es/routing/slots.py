@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import torch
 from torch import nn
 
+from diff_es.errors import ArtifactError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -74,7 +76,11 @@ def layer_values(denoiser: nn.Module, layer: Layer, dense: dict[str, Tensor], th
         layer: The layer.
         dense: The layer's dense parameters by path ("….to_q.weight").
         thin: Kept groups and, where the pruner compensates, the output projection.
+
+    Raises:
+        ArtifactError: the thin layer does not fit the dense one.
     """
+    _check(layer, dense, thin)
     kept = thin.kept.to(next(iter(dense.values())).device) if dense else thin.kept
     columns = _indices(kept, layer.group_size)
     rows = torch.cat([columns + half * layer.num_groups * layer.group_size for half in range(layer.halves)])
@@ -87,6 +93,20 @@ def layer_values(denoiser: nn.Module, layer: Layer, dense: dict[str, Tensor], th
     if layer.absent is not None:
         values.append(MethodType(layer.absent, denoiser.get_submodule(layer.name)) if len(kept) == 0 else None)
     return tuple(values)
+
+
+def _check(layer: Layer, dense: dict[str, Tensor], thin: ThinLayer) -> None:
+    """Refuse indices that would wrap or repeat, and shapes that only a forged file can have."""
+    kept = thin.kept
+    in_order = kept.ndim == 1 and kept.dtype == torch.int64 and bool((kept.diff() > 0).all())
+    if not in_order or (len(kept) and not 0 <= int(kept[0]) <= int(kept[-1]) < layer.num_groups):
+        raise ArtifactError(f"{layer.name}: the kept groups must ascend within 0…{layer.num_groups - 1}.")
+    for part, tensor in (("weight", thin.weight), ("bias", thin.bias)):
+        if tensor is not None:
+            shape = list(dense[f"{layer.output}.{part}"].shape)
+            wanted = shape if part == "bias" else [shape[0], len(kept) * layer.group_size]
+            if list(tensor.shape) != wanted:
+                raise ArtifactError(f"{layer.name}: the {part} has shape {list(tensor.shape)}, not {wanted}.")
 
 
 def dense_parameters(denoiser: nn.Module, layer: Layer) -> dict[str, Tensor]:
