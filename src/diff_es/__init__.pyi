@@ -18,6 +18,7 @@ from .routing import apply_ as apply_
 from .routing import load as load
 from .routing import remove_ as remove_
 from .routing import routed as routed
+from .routing import save as save
 from .run import RunResult as RunResult
 from .run import compress as compress
 from .run import load_pipeline as load_pipeline

@@ -27,12 +27,14 @@ class PruningSchedule:
         layers: Names of the layers, in the order of the denoiser.
         layer_levels: For each stage, the level of each layer of `layers`.
         num_levels: H, the level at which a layer is gone.
+        allocation: Name of the allocation that the layer levels came from; empty where they were given by hand.
     """
 
     levels: Levels
     layers: tuple[str, ...]
     layer_levels: tuple[Levels, ...]
     num_levels: int
+    allocation: str = ""
 
     def __post_init__(self) -> None:
         if len(self.layer_levels) != len(self.levels):
@@ -96,7 +98,7 @@ class Allocation:
         if any(not 0 <= level <= self.num_levels for level in levels):
             raise InputError(f"levels={levels} must lie in 0…{self.num_levels}.")
         layer_levels = tuple(rows[level] for rows, level in zip(self.table, levels, strict=True))
-        return PruningSchedule(tuple(levels), self.layers, layer_levels, self.num_levels)
+        return PruningSchedule(tuple(levels), self.layers, layer_levels, self.num_levels, self.name)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,6 @@ class PrunedInfo:
         sampler: Steps and guidance that it was searched for.
         method: The pruner.
         depth: Whether whole blocks are dropped.
-        allocation: Name of the allocation.
         plan: The stages.
         schedule: What is pruned where.
         versions: Package versions.
@@ -58,7 +57,6 @@ class PrunedInfo:
     sampler: SamplerConfig
     method: str
     depth: bool
-    allocation: str
     plan: StagePlan
     schedule: PruningSchedule
     versions: dict[str, str]

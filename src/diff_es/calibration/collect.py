@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,16 +140,17 @@ def _collect_stage(
     denoiser = denoiser_of(pipe)
     tensors: dict[str, Tensor] = {}
     for layers in passes:
-        called = False
-        with observed(denoiser, layers, config.collect) as accumulators:
-            for call in source.calls(pipe, config.stages, stage):
-                denoiser(**call)
-                called = True
-        if not called:
+        calls = iter(source.calls(pipe, config.stages, stage))
+        # Ask before watching: a source may run the model to make its first call, which must not be counted.
+        first = next(calls, None)
+        if first is None:
             raise InputError(
                 f"The calibration source has no denoiser call in stage {stage}; sample it with the steps that the "
                 f"stages were made for ({len(config.stages.timesteps)})."
             )
+        with observed(denoiser, layers, config.collect) as accumulators:
+            for call in chain([first], calls):
+                denoiser(**call)
         for accumulator in accumulators:
             tensors |= {name: tensor.cpu() for name, tensor in accumulator.tensors().items()}
     return tensors

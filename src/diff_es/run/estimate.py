@@ -124,7 +124,7 @@ def _trajectory(denoiser: nn.Module, layer: Layer, recipe: Recipe) -> Iterator[i
     yield 8 * layer.num_groups
     if recipe.pruning.method == "obs":
         column = _column_bytes(denoiser, layer)
-        for removed in groups_removed(layer.num_groups, recipe.pruning.levels)[1:]:
+        for removed in set(groups_removed(layer.num_groups, recipe.pruning.levels)) - {0}:
             yield (layer.num_groups - removed) * layer.group_size * column + column * recipe.pruning.intercept
 
 

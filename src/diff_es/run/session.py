@@ -17,20 +17,19 @@ from pydantic import TypeAdapter
 
 from diff_es.allocation import Sensitivity, measure_sensitivity
 from diff_es.artifacts import MANIFEST, read_record, write_record
-from diff_es.bank import Bank, Pruned, PrunedInfo, save_pruned
-from diff_es.bank.pruned import FORMAT as PRUNED_FORMAT
+from diff_es.bank import Bank, Pruned
 from diff_es.calibration import CalibrationConfig, CalibrationSource, DatasetSource, SamplingSource, calibrate, encode
 from diff_es.denoisers import denoiser_of, dense_denoiser_of, spec_of
 from diff_es.fitness import TrajectoryFitness
 from diff_es.metrics import metrics
 from diff_es.pruning import BankConfig, build_bank, pruners
 from diff_es.recipe import Recipe
+from diff_es.routing import save
 from diff_es.run.models import image_size, load_images, load_pipeline
 from diff_es.sampling import Requests, SamplerConfig, class_labels
 from diff_es.schedule import Allocation, PruningSchedule, ScheduleSpace
 from diff_es.search import EvolutionConfig, Journal, JournalHeader, SearchResult, search_schedule
 from diff_es.stages import StagePlan
-from diff_es.versions import versions
 
 #: Seeds of different purposes lie this far apart, so that they never meet.
 _SEED_SPAN = 1_000_000
@@ -90,10 +89,7 @@ class Session:
         section = self.recipe.calibration
         if section.source == "sampling":
             requests = self.requests(_CALIBRATION_RUNS, section.samples)
-            source = SamplingSource(requests, self.sampler, section.batch_size)
-            # Sample now: calibration asks for calls while it watches the model, and would count the sampling itself.
-            next(source.calls(self.pipe, self.plan, None))
-            return source
+            return SamplingSource(requests, self.sampler, section.batch_size)
         images = load_images(section.data, image_size(self.pipe)).take(section.samples)
         conditions = spec_of(denoiser_of(self.pipe)).conditions(self.pipe, images.labels)
         return DatasetSource(
@@ -189,22 +185,14 @@ class Session:
         folder = self.folder / "pruned"
         if folder.exists():
             return Pruned.open(folder)
-        allocation = self.recipe.search.allocation
-        info = PrunedInfo(
-            format=PRUNED_FORMAT,
-            base_model=self.recipe.model,
-            fingerprint=self.bank.fingerprint,
-            scheduler=type(self.pipe.scheduler).__name__,
+        return save(
+            folder,
+            self.pipe,
+            self.bank,
+            self.schedule(self.recipe.search.allocation),
             sampler=self.sampler,
-            method=self.recipe.pruning.method,
-            depth=self.bank.depth,
-            allocation=allocation,
-            plan=self.plan,
-            schedule=self.schedule(allocation),
-            versions=versions(),
+            base_model=self.recipe.model,
         )
-        layers = spec_of(denoiser_of(self.pipe)).layers(denoiser_of(self.pipe), blocks=self.bank.depth)
-        return save_pruned(folder, info, self.bank, layers)
 
     def requests(self, purpose: int, count: int) -> Requests:
         """Return images to sample, with seeds that no other purpose of the run shares."""
