@@ -10,21 +10,18 @@ python benchmarks/obs_solver.py --rows 1152 --columns 4608 --plain-removals 8   
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import platform
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from diff_es.pruning import ObsConfig, ObsTrajectory, obs_trajectory
 from diff_es.schedule import groups_removed
+from results import ROOT, add_output_option, finish
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "pruning"))
+sys.path.insert(0, str(ROOT / "tests" / "pruning"))
 from plain_obs import plain_obs
 
 
@@ -130,7 +127,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--block-size", type=int, default=ObsConfig.block_size)
     parser.add_argument("--threads", type=int, default=0, help="above 0: threads of torch")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="also write the JSON object to this file")
+    add_output_option(parser)
     return parser.parse_args()
 
 
@@ -140,24 +137,13 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     weight, hessian = correlated_layer(args.rows, args.columns, args.seed)
     result = extrapolate(args, weight, hessian) if args.plain_removals else compare(args, weight, hessian)
-    result |= {
-        "rows": args.rows,
-        "columns": args.columns,
-        "levels": args.levels,
-        "block_size": args.block_size,
-        "dtype": "float64",
-        "seed": args.seed,
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "device": f"cpu ({platform.machine()})",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-    }
     for key, value in result.items():
         print(f"{key:>25}: {value}")
-    line = json.dumps(result)
-    if args.json:
-        args.json.write_text(line + "\n", encoding="utf-8")
-    print(line)
+    names = ("rows", "columns", "levels", "block_size", "seed")
+    finish(
+        {"benchmark": "obs_solver", **result, **{name: vars(args)[name] for name in names}, "dtype": "float64"},
+        args.json,
+    )
 
 
 if __name__ == "__main__":
