@@ -129,7 +129,8 @@ def test_run_in_a_pipe_is_quiet_and_its_answer_is_json(finished: Finished, tmp_p
     (folder / "evaluation.json").unlink()
     arguments = ["run", str(folder / "recipe.yaml"), "-o", str(folder), "--resume", "--json"]
     done = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], check=True, capture_output=True, text=True)
-    assert done.stderr == ""
+    bars = ("\r", "\x1b", "━", "%|", "it/s")
+    assert not [mark for mark in bars if mark in done.stderr], done.stderr
     answer = Answer(0, done.stdout, done.stderr).json
     assert tuple(answer["levels"]) == finished.result.search.levels
     assert answer["fitness"] == finished.result.search.fitness
@@ -160,7 +161,8 @@ def test_verify(diff_es: Command, finished: Finished, tmp_path: Path) -> None:
     folder = finished.copy(tmp_path / "run")
     answer = diff_es("verify", folder, "--json")
     assert answer.code == 0 and answer.json["intact"] is True
-    assert answer.json["files"]["bank"] == 4 and answer.json["files"]["pruned"] == 5
+    for name in ("bank", "pruned"):
+        assert answer.json["files"][name] == len(list((folder / name).iterdir()))
     assert diff_es("verify", folder / "pruned").code == diff_es("verify", folder / "bank").code == 0
     shard = folder / "bank" / "stage-02.safetensors"
     content = bytearray(shard.read_bytes())

@@ -47,7 +47,7 @@ def test_the_run_directory_is_complete(finished: Finished) -> None:
         "report.html",
     }
     assert Recipe.read(folder / "recipe.yaml") == finished.recipe
-    assert len(list((folder / "calibration").iterdir())) == 3
+    assert len(list((folder / "calibration").glob("stage-*.safetensors"))) == 3
     assert {item.name for item in (folder / "search").iterdir()} == {"sensitivity", "sensitivity.json", "uniform"}
     assert not list(folder.rglob("*.tmp"))
     assert "diff-es run tiny.yaml" in (folder / "report.html").read_text()
@@ -120,7 +120,7 @@ def test_every_pruner_runs_to_the_artefact(
     session = Session(recipe, tmp_path / "run")
     pruned = session.pruned()
     bank = Bank.open(tmp_path / "run" / "bank")
-    assert pruned.info.method == method and pruned.info.allocation == allocation
+    assert pruned.info.method == method
     assert bank.info.shared == (shared and method != "magnitude") or method == "magnitude"
     assert len(list((tmp_path / "run" / "bank").glob("*.safetensors"))) == len(bank.shards)
     if method == "magnitude":

@@ -55,7 +55,7 @@ class Finished:
         return target
 
 
-def tiny_settings(model: Path | str, **changes: Any) -> dict[str, Any]:
+def tiny_settings(model: Path | str, /, **changes: Any) -> dict[str, Any]:
     """The recipe as plain values; `changes` replace top-level keys, or update sections."""
     settings: dict[str, Any] = {"model": str(model), **TINY}
     for name, change in changes.items():
@@ -64,7 +64,7 @@ def tiny_settings(model: Path | str, **changes: Any) -> dict[str, Any]:
     return settings
 
 
-def tiny_recipe(model: Path | str, **changes: Any) -> Recipe:
+def tiny_recipe(model: Path | str, /, **changes: Any) -> Recipe:
     return Recipe.parse(tiny_settings(model, **changes))
 
 
@@ -72,7 +72,12 @@ def tiny_recipe(model: Path | str, **changes: Any) -> Recipe:
 def saved_model(base: Path) -> Path:
     """The tiny pipeline, saved once per test session below `base`."""
     folder = base / "tiny-model"
-    tiny_pipe().save_pretrained(folder)
+    pipe = tiny_pipe()
+    pipe.save_pretrained(folder)
+    # DiTPipeline reads the names of its classes from here, but does not write them.
+    index = folder / "model_index.json"
+    names = {str(label): name for name, label in pipe.labels.items()}
+    index.write_text(json.dumps({**json.loads(index.read_text()), "id2label": names}))
     return folder
 
 

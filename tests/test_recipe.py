@@ -1,0 +1,257 @@
+"""Recipes: strict, helpful, and the same again after writing and reading."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from diff_es import recipe as recipe_module
+from diff_es.errors import InputError
+from diff_es.recipe import Comparison, Recipe
+
+SHIPPED = sorted((Path(recipe_module.__file__).parent / "recipes").glob("*.yaml"))
+COUNTS = st.integers(1, 10**6)
+
+
+def read(text: str | bytes) -> Recipe:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "r.yaml"
+        path.write_bytes(text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text)
+        return Recipe.read(path)
+
+
+def sections(model: type[BaseModel] = Recipe, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Paths of all sections, the recipe itself included."""
+    nested = [(name, field.annotation) for name, field in model.model_fields.items()]
+    inner = [(name, kind) for name, kind in nested if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    return [prefix, *(path for name, kind in inner for path in sections(kind, (*prefix, name)))]
+
+
+recipes = st.fixed_dictionaries(
+    {"model": st.text(min_size=1)},
+    optional={
+        "dtype": st.sampled_from(["float32", "float16", "bfloat16"]),
+        "device": st.sampled_from(["auto", "cpu", "cuda:1"]),
+        "seed": st.integers(0, 2**63),
+        "stages": COUNTS,
+        "sampler": st.fixed_dictionaries({}, optional={"steps": COUNTS, "guidance_scale": st.floats(0, 1e6)}),
+        "calibration": st.fixed_dictionaries(
+            {},
+            optional={
+                "source": st.sampled_from(["dataset", "sampling"]),
+                "data": st.text(),
+                "samples": COUNTS,
+                "shared": st.booleans(),
+                "memory_limit_gib": st.floats(0, 1e6, exclude_min=True),
+            },
+        ),
+        "pruning": st.fixed_dictionaries(
+            {}, optional={"method": st.text(), "levels": COUNTS, "damping": st.floats(0, 1, exclude_min=True)}
+        ),
+        "search": st.fixed_dictionaries(
+            {}, optional={"sparsity": st.floats(0, 1), "generations": st.integers(0, 10**6), "metric": st.text()}
+        ),
+        "evaluation": st.fixed_dictionaries(
+            {}, optional={"compare": st.lists(st.sampled_from(get_args(Comparison))), "latency_repeats": COUNTS}
+        ),
+    },
+)
+
+
+@given(recipes)
+def test_what_is_written_reads_back_equal(content: dict[str, Any]) -> None:
+    recipe = Recipe.parse(content)
+    assert read(recipe.dump()) == recipe
+    for name, value in content.items():
+        got = getattr(recipe, name)
+        if isinstance(value, dict):
+            assert {key: getattr(got, key) for key in value} == {
+                key: tuple(item) if isinstance(item, list) else item for key, item in value.items()
+            }
+        else:
+            assert got == value
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_recipes_read_and_hold_no_default_by_mistake(path: Path) -> None:
+    recipe = Recipe.read(path)
+    assert recipe.model.startswith("zoo:")
+    assert read(recipe.dump()) == recipe
+
+
+def test_there_is_a_shipped_recipe() -> None:
+    assert "demo" in {path.stem for path in SHIPPED}
+
+
+def test_every_key_is_described_and_dumped() -> None:
+    dumped = yaml.safe_load(Recipe(model="m").dump())
+    for path in sections():
+        model, content = Recipe, dumped
+        for name in path:
+            model, content = model.model_fields[name].annotation, content[name]  # type: ignore[assignment]
+        assert list(content) == list(model.model_fields), "in the order of the definition"
+        leaves = [field for name, field in model.model_fields.items() if (*path, name) not in sections()]
+        assert all(field.description for field in leaves)
+
+
+def test_a_recipe_without_sections_has_the_papers_search() -> None:
+    search = read("model: m").search
+    assert (search.generations, search.survivors, search.offspring, search.max_mutation) == (100, 4, 16, 5)
+    assert search.sparsity == 0.5 and read("model: m").stages == 10
+
+
+@pytest.mark.parametrize("path", sections(), ids=".".join)
+def test_an_unknown_key_is_answered_with_the_nearest_one(path: tuple[str, ...]) -> None:
+    model: Any = Recipe
+    for name in path:
+        model = model.model_fields[name].annotation
+    for known in model.model_fields:
+        content: dict[str, Any] = {"model": "m"}
+        inner = content
+        for name in path:
+            inner[name] = {}
+            inner = inner[name]
+        misspelt = known[:-1] + "x" + known[-1]
+        inner[misspelt] = 1
+        with pytest.raises(InputError) as caught:
+            Recipe.parse(content)
+        where = ".".join((*path, misspelt))
+        assert f"{where}: unknown key; did you mean {known!r}? Known: " in str(caught.value)
+
+
+def test_every_problem_is_listed() -> None:
+    with pytest.raises(InputError) as caught:
+        read("stages: 0\nseed: -1\nsearch: {probes: many, sparsty: 1}")
+    message = str(caught.value)
+    for part in ("model: is required", "stages=0", "seed=-1", "search.probes='many'", "search.sparsty: unknown key"):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "stages: 2.0",
+        "stages: '2'",
+        "stages: true",
+        "seed: 1.5",
+        "sampler: 20",
+        "sampler: [steps]",
+        "sampler: {steps: null}",
+        "calibration: {shared: 1}",
+        "calibration: {memory_limit_gib: 0}",
+        "pruning: {damping: 0}",
+        "pruning: {damping: 1.01}",
+        "search: {sparsity: .nan}",
+        "search: {sparsity: -0.1}",
+        "sampler: {guidance_scale: .inf}",
+        "evaluation: {compare: uniform}",
+        "evaluation: {compare: [unifrom]}",
+        "dtype: float64",
+        "1: 2",
+        "2020-01-01: x",
+        "[a, b]: x",
+        "<<: {seed: 1}",
+    ],
+)
+def test_values_are_taken_strictly(line: str) -> None:
+    assert read("model: m\n")
+    with pytest.raises(InputError, match=r"r\.yaml"):
+        read(f"model: m\n{line}")
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b", "just words", "42", "null", "a: b: c", "\t", "{", "--- a\n--- b"])
+def test_other_yaml_and_no_yaml(text: str) -> None:
+    with pytest.raises(InputError, match=r"r\.yaml (cannot be used|is no valid YAML)"):
+        read(text)
+
+
+def test_aliases_tags_and_repeated_keys_are_refused() -> None:
+    bomb = "a: &a [x, x]\n" + "".join(
+        f"{chr(98 + i)}: &{chr(98 + i)} [*{chr(97 + i)}, *{chr(97 + i)}]\n" for i in range(20)
+    )
+    for text, word in [
+        (bomb, "aliases"),
+        ("model: !!str m", "tags"),
+        ("model: !!python/object/apply:os.system [echo]", "tags"),
+        ("model: !m m", "tags"),
+        ("model: m\nsearch: {probes: 1, probes: 2}", "the key probes appears twice"),
+    ]:
+        with pytest.raises(InputError, match=word):
+            read(text)
+
+
+def test_files_that_are_too_large_missing_or_no_text() -> None:
+    with pytest.raises(InputError, match="larger than"):
+        read(b"#" * (2**20 + 1))
+    with pytest.raises(InputError, match="no such file"):
+        Recipe.read(Path("nowhere.yaml"))
+    with pytest.raises(InputError, match="no such file"):
+        Recipe.read(Path(__file__).parent)
+    with pytest.raises(InputError, match="no valid YAML"):
+        read(b"model: \xff\xfe")
+
+
+MARKS = [
+    "model: m\n",
+    "search:\n",
+    "  ",
+    "- ",
+    "{",
+    "}",
+    "[",
+    "]",
+    "&a ",
+    "*a",
+    "!!int ",
+    "!!binary ",
+    "? ",
+    ": ",
+    "|\n",
+]
+VALUES = [
+    ".nan",
+    ".inf",
+    "9" * 5000,
+    "2020-13-45",
+    "0x",
+    "1e999",
+    "~",
+    "'",
+    '"\\ud800"',
+    "#",
+    "%YAML 9.9\n",
+    "---\n",
+    "\0",
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.one_of(st.lists(st.sampled_from(MARKS + VALUES), max_size=12).map("".join), st.text(max_size=40)))
+@example("seed: " + "9" * 5000)
+@example("model: 2020-13-45")
+@example("[" * 2_000)
+@example("{" * 2_000)
+@example('model: "\\ud800"')
+def test_any_text_is_a_recipe_or_an_input_error(text: str) -> None:
+    try:
+        recipe = read(text)
+    except InputError as error:
+        assert str(error).count("r.yaml") >= 1
+    else:
+        assert read(recipe.dump()) == recipe
+
+
+def test_sections_are_values() -> None:
+    """Frozen and comparable: resuming compares recipes."""
+    with pytest.raises(ValueError, match="frozen"):
+        Recipe(model="m").stages = 3  # type: ignore[misc]
+    assert Recipe(model="m") == Recipe(model="m") != Recipe(model="m", seed=1)
+    assert math.isclose(Recipe(model="m").search.sparsity, 0.5)
