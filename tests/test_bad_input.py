@@ -60,7 +60,8 @@ class Case:
 
     @property
     def row(self) -> str:
-        message = f"`{self.message}`" if self.message else "-"
+        fence = "``" if "`" in self.message else "`"
+        message = f"{fence}{self.message}{fence}" if self.message else "-"
         return f"| {self.given} | {self.happens} | {message} |"
 
 
