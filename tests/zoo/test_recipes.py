@@ -100,7 +100,7 @@ def test_the_noise_loss_is_the_weighted_error_of_its_definition():
     alpha = torch.cumprod(1 - betas, 0)[timesteps]
     snr = alpha / (1 - alpha)
     expected = (torch.clamp(snr, max=5.0) / snr * noise.square().mean((1, 2, 3))).mean()
-    assert float(measured) == pytest.approx(float(expected), rel=1e-4)
+    assert float(measured.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
 
 
 class RecordedInputs(torch.nn.Module):
@@ -134,7 +134,7 @@ def test_the_autoencoder_loss_is_error_plus_weighted_divergence():
     decoded = vae.decode(posterior.sample(torch.Generator().manual_seed(1))).sample
     expected = (decoded - images).abs().mean() + 0.3 * divergence
     measured = vae_loss(vae, images, 0.3, torch.Generator().manual_seed(1))
-    assert float(measured) == pytest.approx(float(expected), rel=1e-4)
+    assert float(measured.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
 
 
 def test_augmentation_mirrors_and_shifts_whole_images():
