@@ -16,11 +16,11 @@ import torch
 from damage import ON_OPENING, poison
 from diffusers import DDPMScheduler, DiTPipeline
 
-from diff_es.bank import Bank, Pruned, PrunedInfo, save_pruned
+from diff_es.bank import Bank, Pruned
 from diff_es.calibration import CalibrationStats
 from diff_es.denoisers import spec_of
 from diff_es.errors import ArtifactError, InputError, UnsupportedModelError
-from diff_es.routing import is_routed, load, remove_, routed
+from diff_es.routing import artefact, is_routed, load, remove_, routed
 from diff_es.sampling import sample
 from diff_es.schedule import PruningSchedule
 from support import METHODS, REQUESTS, SAMPLER, tiny_bank, tiny_pipe, tiny_stats
@@ -44,19 +44,7 @@ def schedule_of(bank: Bank) -> PruningSchedule:
 
 
 def save(folder: Path, pipe: DiTPipeline, bank: Bank, schedule: PruningSchedule | None = None) -> Pruned:
-    info = PrunedInfo(
-        format=1,
-        base_model="here",
-        fingerprint=bank.fingerprint,
-        scheduler=type(pipe.scheduler).__name__,
-        sampler=SAMPLER,
-        method=bank.info.method,
-        depth=bank.depth,
-        plan=bank.plan,
-        schedule=schedule or schedule_of(bank),
-        versions={},
-    )
-    return save_pruned(folder, info, bank, spec_of(pipe.transformer).layers(pipe.transformer, blocks=bank.depth))
+    return artefact.save(folder, pipe, bank, schedule or schedule_of(bank), sampler=SAMPLER, base_model="here")
 
 
 ELSEWHERE = """

@@ -53,7 +53,7 @@ def test_an_opened_bank_equals_the_one_in_memory(
 
 def test_a_shared_bank_is_one_shard(pipe: DiTPipeline, tmp_path: Path) -> None:
     tiny_bank(pipe, "obs", stats=tiny_stats(pipe, shared=True), folder=tmp_path)
-    assert sorted(files(tmp_path)) == ["manifest.json", "stage-00.safetensors"]
+    assert sorted(files(tmp_path)) == ["manifest.json", "settings.json", "stage-00.safetensors"]
     assert Bank.open(tmp_path).info.shared
 
 
@@ -71,7 +71,7 @@ def test_a_half_built_folder_is_resumed_to_the_same_files(
     tiny_bank(pipe, method, stats=stats, folder=tmp_path)
     assert files(tmp_path) == whole
     kept = [path for path in tmp_path.iterdir() if path.stat().st_mtime_ns == times[path.name]]
-    assert sorted(path.name for path in kept) == ["stage-00.safetensors", "stage-02.safetensors"]
+    assert sorted(path.name for path in kept) == ["settings.json", "stage-00.safetensors", "stage-02.safetensors"]
 
 
 @pytest.mark.parametrize(("damage", "message"), ON_OPENING)

@@ -16,7 +16,7 @@ from diffusers import (
 )
 from torch import Tensor
 
-from diff_es.calibration import DatasetSource, SamplingSource, record_calls
+from diff_es.calibration import CalibrationConfig, DatasetSource, SamplingSource, calibrate, record_calls
 from diff_es.errors import InputError
 from diff_es.sampling import Requests, SamplerConfig, sample
 from diff_es.stages import StagePlan
@@ -187,3 +187,13 @@ def test_recorded_calls_carry_train_timesteps_and_repeat_the_output(pipe: DiTPip
         for (_, call), output in zip(recorded, outputs, strict=True):
             assert torch.equal(pipe.transformer(**call).sample, output)
     assert not pipe.transformer._forward_pre_hooks
+
+
+def test_the_sampling_itself_is_not_counted() -> None:
+    """A fresh source samples at the first call that it is asked for; its statistics equal those of a recorded one."""
+    pipe = tiny_pipe()
+    fresh, recorded = (SamplingSource(REQUESTS, SAMPLER) for _ in range(2))
+    next(iter(recorded.calls(pipe, PLAN, None)))
+    first, second = (calibrate(pipe, source, CalibrationConfig(PLAN)) for source in (fresh, recorded))
+    for ours, theirs in zip(first.sets, second.sets, strict=True):
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

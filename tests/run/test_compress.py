@@ -155,6 +155,14 @@ numpy.save(sys.argv[3], diff_es.sample(pipe, requests, pruned.info.sampler).nump
     np.testing.assert_array_equal(np.load(there, allow_pickle=False), here)
 
 
+def test_a_pipeline_that_is_loaded_already_is_taken(finished: Finished, model: Path, tmp_path: Path) -> None:
+    pipe = load_pipeline(str(model), device="cpu")
+    recipe = finished.recipe.model_copy(update={"model": "a name that nothing is loaded by"})
+    result = compress(recipe, tmp_path / "run", pipe=pipe)
+    assert result.search == finished.result.search
+    assert result.pruned.info.base_model == recipe.model
+
+
 def test_a_run_on_images_of_a_folder(model: Path, tmp_path: Path) -> None:
     """Grey, transparent and large images are read; the calibration differs from the one by sampling."""
     pixels = np.random.default_rng(0)
