@@ -23,7 +23,9 @@ def add_output_option(parser: argparse.ArgumentParser) -> None:
 
 def finish(numbers: dict[str, Any], output: Path | None) -> None:
     """Print and keep the numbers with command, commit, date and environment."""
-    command = shlex.join(["python", str(Path(sys.argv[0])), *sys.argv[1:]])
+    # Where the result is written is the caller's affair, and may be a path of their machine.
+    arguments = [a for a, before in zip(sys.argv[1:], sys.argv, strict=False) if "--json" not in (a, before)]
+    command = shlex.join(["python", sys.argv[0], *arguments])
     record = {
         **numbers,
         "command": command,
