@@ -29,8 +29,7 @@ def finish(numbers: dict[str, Any], output: Path | None) -> None:
     record = {
         **numbers,
         "command": command,
-        "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--", "src", "benchmarks")),
+        **_CODE,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "environment": asdict(environment()),
     }
@@ -42,3 +41,10 @@ def finish(numbers: dict[str, Any], output: Path | None) -> None:
 
 def _git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+#: Read at the start: the checkout may move on while a benchmark runs.
+_CODE = {
+    "commit": _git("rev-parse", "HEAD"),
+    "uncommitted_changes": bool(_git("status", "--porcelain", "--", "src", "benchmarks")),
+}
