@@ -114,8 +114,8 @@ def observations(record: dict[str, Any]) -> str:
     return (
         "By SSIM the hand-made three-stage schedule is better than "
         f"{worse['searched, uniform']} of {len(by_name['searched, uniform'])} searches with uniform allocation and "
-        f"than {worse['searched, sensitivity']} of {len(by_name['searched, sensitivity'])} with sensitivity allocation. The "
-        f"Fréchet distances tell nothing apart here: search seeds alone spread them from {min(spread):.2f} to "
+        f"than {worse['searched, sensitivity']} of {len(by_name['searched, sensitivity'])} with the other. "
+        f"The Fréchet distances tell nothing apart here: search seeds alone spread them from {min(spread):.2f} to "
         f"{max(spread):.2f}, and the dense model has {by_name['dense'][0]['classifier_frechet']:.2f}.\n"
     )
 

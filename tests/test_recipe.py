@@ -66,6 +66,8 @@ recipes = st.fixed_dictionaries(
 )
 
 
+@example({"model": "\x85"})
+@example({"model": "häuser/模型"})
 @given(recipes)
 def test_what_is_written_reads_back_equal(content: dict[str, Any]) -> None:
     recipe = Recipe.parse(content)

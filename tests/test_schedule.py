@@ -17,7 +17,7 @@ LAYERS = ("blocks.0.attn1", "blocks.0.ff", "blocks.1.attn1")
 
 def test_the_uniform_allocation_gives_every_layer_the_level_of_its_stage() -> None:
     schedule = Allocation.uniform(LAYERS, num_stages=2, num_levels=4).resolve((1, 3))
-    assert schedule == PruningSchedule((1, 3), LAYERS, ((1, 1, 1), (3, 3, 3)), 4)
+    assert schedule == PruningSchedule((1, 3), LAYERS, ((1, 1, 1), (3, 3, 3)), 4, "uniform")
     assert schedule.num_stages == 2
 
 

@@ -131,7 +131,8 @@ class Recipe(_Section):
 
     def dump(self) -> str:
         """Return the resolved recipe, every key with its value, as YAML."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        # Escaped, not as it is: PyYAML writes some characters (U+0085) plainly that it reads as line breaks.
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=False)
 
 
 class _Loader(yaml.SafeLoader):
