@@ -65,23 +65,21 @@ def killed(command: list[str], folder: Path, moments: random.Random) -> bool:
 
 @pytest.mark.slow
 def test_killed_again_and_again_equals_uninterrupted(tmp_path: Path, record_property: pytest.RecordProperty) -> None:
+    """How often one run can be killed before it ends depends on the machine, so runs are killed until it is enough."""
     recipe = recipe_for(saved_model(tmp_path))
-    straight, folder = tmp_path / "straight", tmp_path / "killed"
-    compress(recipe, straight)
+    compress(recipe, tmp_path / "straight")
     (tmp_path / "recipe.yaml").write_text(recipe.dump())
-    program = "from diff_es.cli import main; main()"
-    arguments = ["run", str(tmp_path / "recipe.yaml"), "--output", str(folder), "--resume"]
-    command = [sys.executable, "-c", program, *arguments]
-
     moments, phases, leftovers = random.Random(1), Counter[str](), 0
-    while sum(phases.values()) < 2 * KILLS and killed(command, folder, moments):
-        phases[phase(folder)] += 1
-        leftovers += len(list(folder.rglob("*.tmp")))
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-
+    while sum(phases.values()) < KILLS:
+        folder = tmp_path / f"killed after {sum(phases.values())}"
+        arguments = ["run", str(tmp_path / "recipe.yaml"), "--output", str(folder), "--resume"]
+        command = [sys.executable, "-c", "from diff_es.cli import main; main()", *arguments]
+        while sum(phases.values()) < KILLS and killed(command, folder, moments):
+            phases[phase(folder)] += 1
+            leftovers += len(list(folder.rglob("*.tmp")))
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        assert outcome(folder) == outcome(tmp_path / "straight")
+        assert not list(folder.rglob("*.tmp"))
     record_property("kills", json.dumps({**phases, "half-written files met": leftovers}))
     print(f"{sum(phases.values())} kills: {dict(phases)}; {leftovers} half-written files met")
-    assert sum(phases.values()) >= 20
     assert {"calibration", "bank", "search", "second search"} <= set(phases)
-    assert outcome(folder) == outcome(straight)
-    assert not list(folder.rglob("*.tmp"))
