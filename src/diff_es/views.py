@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
@@ -47,9 +48,11 @@ def run_json(result: RunResult) -> dict[str, Any]:
 
 def run_table(result: RunResult) -> Table:
     """The comparison of the dense model with every schedule."""
-    table = Table(title=f"Result: open {escape(str(result.report))}", title_justify="left")
-    for heading in ("schedule", "SSIM", "latent MSE", "agreement", "Fréchet", "MACs", "latency", "speed-up"):
-        table.add_column(heading, justify="left" if heading == "schedule" else "right")
+    title = f"Result: open {escape(str(result.report))}"
+    # Without borders and edges the eight columns fit a terminal of 80 characters.
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("schedule", "SSIM", "MSE", "labels", "Fréchet", "MACs", "ms", "speed-up"):
+        table.add_column(heading, justify="left" if heading == "schedule" else "right", no_wrap=heading == "schedule")
     dense = result.evaluation.dense
     for row in result.evaluation.schedules:
         table.add_row(
@@ -59,7 +62,7 @@ def run_table(result: RunResult) -> Table:
             _known(row.label_agreement, ".1%"),
             _known(row.classifier_frechet, ".2f"),
             f"{row.macs_ratio:.1%}",
-            f"{row.latency.median_ms:.0f} ms",
+            f"{row.latency.median_ms:.0f}",
             "" if row.is_dense else _speedup(speedup(dense.latency, row.latency)),
         )
     return table
