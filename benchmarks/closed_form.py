@@ -11,9 +11,10 @@ from pathlib import Path
 
 import torch
 
+from diff_es.bank import group_columns
 from diff_es.calibration import CalibrationStats
 from diff_es.denoisers import Layer, denoiser_of, spec_of
-from diff_es.pruning import ObsConfig, damped_hessian, group_columns, obs_trajectory
+from diff_es.pruning import ObsConfig, damped_hessian, obs_trajectory
 from diff_es.recipe import Recipe
 from diff_es.run import Session
 from diff_es.schedule import groups_removed

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diff_es.bank import group_columns
 from diff_es.errors import InputError
-from diff_es.pruning import group_columns, kept_groups
 from diff_es.schedule import groups_removed
 
 
@@ -45,10 +45,5 @@ def test_less_than_one_is_refused(num_groups: int, num_levels: int) -> None:
         groups_removed(num_groups, num_levels)
 
 
-def test_kept_groups_and_their_columns() -> None:
-    order = torch.tensor([3, 0, 2])
-    assert kept_groups(order, 5, 0).tolist() == [0, 1, 2, 3, 4]
-    assert kept_groups(order, 5, 2).tolist() == [1, 2, 4]
+def test_columns_of_groups() -> None:
     assert group_columns(torch.tensor([1, 3]), 3).tolist() == [3, 4, 5, 9, 10, 11]
-    with pytest.raises(InputError, match="num_removed is 4"):
-        kept_groups(order, 5, 4)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import torch
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -52,3 +54,17 @@ class ThinSource(Protocol):
 
     def thin(self, stage: int, layer: Layer, level: int) -> ThinLayer:
         """Return the layer at a level ≥ 1 of a stage."""
+
+
+def group_columns(groups: Tensor, group_size: int) -> Tensor:
+    """Columns of the given groups: group g owns columns g * group_size … (g + 1) * group_size - 1.
+
+    Args:
+        groups: Group indices, int64, shape (n,).
+        group_size: Columns per group, at least 1.
+
+    Returns:
+        Column indices in the order of `groups`, int64, shape (n * group_size,).
+    """
+    offsets = torch.arange(group_size, device=groups.device)
+    return (groups[:, None] * group_size + offsets).flatten()

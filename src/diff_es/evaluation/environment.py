@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-#: Packages whose version can change a result.
-_PACKAGES = ("diff-es", "torch", "diffusers", "transformers", "torchmetrics", "numpy")
+from diff_es.versions import versions
 
 
 @dataclass(frozen=True)
@@ -40,9 +38,10 @@ class Environment:
 def environment(device: torch.device | None = None) -> Environment:
     """Describe this machine; `device` defaults to the GPU if there is one, else the CPU."""
     where = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    packages = versions()
     return Environment(
-        python=platform.python_version(),
-        packages={package: version(package) for package in _PACKAGES},
+        python=packages.pop("python"),
+        packages=packages,
         platform=f"{platform.system()} {platform.release()} {platform.machine()}",
         cpu=cpu_name(),
         cpu_count=_usable_cpus(),

@@ -11,7 +11,6 @@ from diff_es.pruning.build import build_bank
 from diff_es.pruning.hessian import centred_hessian, compensate_bias, damped_hessian
 from diff_es.pruning.obs import ObsConfig, ObsLevel, ObsTrajectory, obs_trajectory
 from diff_es.pruning.pruners import BankConfig, Pruner, pruners
-from diff_es.pruning.ranking import group_columns, kept_groups
 
 __all__ = [
     "BankConfig",
@@ -23,8 +22,6 @@ __all__ = [
     "centred_hessian",
     "compensate_bias",
     "damped_hessian",
-    "group_columns",
-    "kept_groups",
     "layerdrop",
     "magnitude",
     "obs_trajectory",

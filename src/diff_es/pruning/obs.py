@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from diff_es.bank import group_columns
 from diff_es.errors import InputError
 from diff_es.pruning.hessian import IndefiniteError, damped_inverse, dead_columns
 from diff_es.pruning.obs_channels import ChannelSolver
 from diff_es.pruning.obs_groups import GroupSolver
-from diff_es.pruning.ranking import group_columns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

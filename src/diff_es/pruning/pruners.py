@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
+from diff_es.bank import group_columns
 from diff_es.errors import InputError
 from diff_es.pruning import layerdrop, magnitude, wanda
 from diff_es.pruning.hessian import centred_hessian, compensate_bias
 from diff_es.pruning.obs import ObsConfig, obs_trajectory
-from diff_es.pruning.ranking import group_columns
 from diff_es.registry import Registry
 from diff_es.schedule import groups_removed
 

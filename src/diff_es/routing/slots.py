@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import torch
 from torch import nn
 
+from diff_es.bank import group_columns
 from diff_es.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def layer_values(denoiser: nn.Module, layer: Layer, dense: dict[str, Tensor], th
     """
     _check(layer, dense, thin)
     kept = thin.kept.to(next(iter(dense.values())).device) if dense else thin.kept
-    columns = _indices(kept, layer.group_size)
+    columns = group_columns(kept, layer.group_size)
     rows = torch.cat([columns + half * layer.num_groups * layer.group_size for half in range(layer.halves)])
     values: list[Value] = []
     for path in layer.inputs:
@@ -124,11 +125,6 @@ def _parameters(denoiser: nn.Module, path: str) -> list[Slot]:
 def _names(dense: dict[str, Tensor], path: str) -> list[str]:
     """The parameters of one linear, in the order of its slots."""
     return [name for name in dense if name.rpartition(".")[0] == path]
-
-
-def _indices(groups: Tensor, size: int) -> Tensor:
-    """Element indices of groups: group g covers g·size … (g + 1)·size - 1."""
-    return (groups[:, None] * size + torch.arange(size, device=groups.device)).flatten()
 
 
 def _output_values(dense: dict[str, Tensor], path: str, columns: Tensor, thin: ThinLayer) -> list[Value]:
