@@ -60,7 +60,11 @@ recipes = st.fixed_dictionaries(
             {}, optional={"sparsity": st.floats(0, 1), "generations": st.integers(0, 10**6), "metric": st.text()}
         ),
         "evaluation": st.fixed_dictionaries(
-            {}, optional={"compare": st.lists(st.sampled_from(get_args(Comparison))), "latency_repeats": COUNTS}
+            {},
+            optional={
+                "compare": st.lists(st.sampled_from(get_args(Comparison)), unique=True),
+                "latency_repeats": COUNTS,
+            },
         ),
     },
 )
@@ -257,3 +261,8 @@ def test_sections_are_values() -> None:
         Recipe(model="m").stages = 3  # type: ignore[misc]
     assert Recipe(model="m") == Recipe(model="m") != Recipe(model="m", seed=1)
     assert math.isclose(Recipe(model="m").search.sparsity, 0.5)
+
+
+def test_a_comparison_named_twice_is_refused() -> None:
+    with pytest.raises(InputError, match="evaluation.compare.*named once"):
+        Recipe.parse({"model": "x", "evaluation": {"compare": ["uniform", "three-stage", "uniform"]}})

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from diff_es.errors import InputError
 from diff_es.registry import suggest
@@ -83,6 +83,14 @@ class EvaluationSection(_Section):
     batch_size: Positive = Field(64, description="images per run of the pipeline")
     latency_batch_size: Positive = Field(32, description="images per timed run")
     latency_repeats: Positive = Field(20, description="timed runs of each side, alternating")
+
+    @field_validator("compare")
+    @classmethod
+    def _once(cls, names: tuple[Comparison, ...]) -> tuple[Comparison, ...]:
+        """A schedule named twice would be searched and then refused by the evaluation, at the end of the run."""
+        if len(set(names)) < len(names):
+            raise ValueError("each schedule may be named once")
+        return names
 
 
 class Recipe(_Section):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from diff_es.recipe import Recipe
     from diff_es.run.session import Session
 
-#: Share of denoiser calls that a search saves by replay, and MACs that pruning saves: both measured at 50 %.
+#: Share of denoiser calls that replay saves, taken on the low side: long searches save more (see docs/results).
 _REPLAY_SAVES = 0.3
 #: Bytes of a safetensors header for one tensor.
 _ENTRY = 100
