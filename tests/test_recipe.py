@@ -264,5 +264,5 @@ def test_sections_are_values() -> None:
 
 
 def test_a_comparison_named_twice_is_refused() -> None:
-    with pytest.raises(InputError, match="evaluation.compare.*named once"):
+    with pytest.raises(InputError, match=r"evaluation\.compare.*named once"):
         Recipe.parse({"model": "x", "evaluation": {"compare": ["uniform", "three-stage", "uniform"]}})
