@@ -10,7 +10,7 @@ help:  ## Show this help
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,eval,iqa]'
 	touch $@
 
 demo: $(INSTALLED)  ## Prune the shipped model, search, compare, report (about 5 minutes on 2 cores)
