@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 
 from diff_es.artifacts import read_record, write_record
 from diff_es.errors import InputError
+from diff_es.evaluation.cost import Cost
 from diff_es.evaluation.environment import Environment
-from diff_es.evaluation.latency import LatencyRecord
 from diff_es.sampling import SamplerConfig
 from diff_es.schedule import Levels
 
@@ -42,28 +42,51 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class Measurement:
+    """One number of quality, with everything that it depends on.
+
+    Attributes:
+        metric: Its name ("ssim", "classifier_frechet", "fid").
+        value: NaN where the measurement broke.
+        higher_is_better: The direction.
+        computed_by: Library and version ("torchmetrics 1.9.0").
+        samples: Generated images behind it.
+        sampling: Steps and guidance.
+        device: Where the images were generated.
+        weights: sha256 of the weights of the network behind it; empty where there is none.
+        reference: What the images are compared with ("dense", "2000 test images"); empty for metrics without.
+        interval: Lower and upper end of a 95 % bootstrap interval over the samples; None where none was made.
+    """
+
+    metric: str
+    value: float
+    higher_is_better: bool
+    computed_by: str
+    samples: Samples
+    sampling: SamplerConfig
+    device: str
+    weights: str = ""
+    reference: str = ""
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
 class Protocol:
     """How the numbers of one evaluation were measured; equal for all its schedules.
 
     Attributes:
+        name: Name of the protocol ("fidelity and fashion-classifier", "adm-imagenet256").
         model: Name or id of the pipeline.
         scheduler: Class of the sampler ("DDIMScheduler").
         sampling: Steps and guidance.
-        probes: Samples behind ssim and latent_mse; the search never saw them.
-        images: Samples behind label_agreement and classifier_frechet.
-        reference_images: Real images that classifier_frechet compares with.
-        latency_batch_size: Images per timed call.
-        metric_versions: Metric → what computed it ("torchmetrics 1.9.0").
+        text: The protocol in words, for readers.
     """
 
+    name: str
     model: str
     scheduler: str
     sampling: SamplerConfig
-    probes: Samples
-    images: Samples
-    reference_images: int
-    latency_batch_size: int
-    metric_versions: dict[str, str]
+    text: str
 
 
 @dataclass(frozen=True)
@@ -74,31 +97,24 @@ class ScheduleEvaluation:
         name: Short name, unique within an evaluation ("dense", "uniform").
         description: One sentence: how the schedule came about.
         levels: Stage levels, stage 0 first; None for the dense model.
-        ssim: Mean SSIM to the dense images, in [-1, 1]; higher is better.
-        latent_mse: Mean squared difference to the dense latents; lower is better.
-        label_agreement: Share of images, in [0, 1], that the classifier gives the requested label; None where there is
-            no classifier for the model.
-        classifier_frechet: Fréchet distance on classifier features (not FID); lower is better; None as above.
-        macs: Multiply-adds of all denoiser calls for one image, guidance included.
-        macs_ratio: `macs` as a share of the dense model's, in (0, 1].
-        latency: Measured time of one pipeline call of `latency_batch_size` images.
+        quality: The measurements; all schedules of an evaluation have the same metrics in the same order.
+        cost: What it costs.
     """
 
     name: str
     description: str
     levels: Levels | None
-    ssim: float
-    latent_mse: float
-    label_agreement: float | None
-    classifier_frechet: float | None
-    macs: int
-    macs_ratio: float
-    latency: LatencyRecord
+    quality: tuple[Measurement, ...]
+    cost: Cost
 
     @property
     def is_dense(self) -> bool:
         """Whether this is the dense model, the reference of all others."""
         return self.levels is None
+
+    def value(self, metric: str) -> float | None:
+        """Return the value of a metric, None where it was not measured."""
+        return next((own.value for own in self.quality if own.metric == metric), None)
 
 
 @dataclass(frozen=True)
@@ -109,15 +125,13 @@ class Evaluation:
         schedules: One record each; exactly one is the dense model, names are unique.
         protocol: How they were measured.
         environment: Where they were measured.
-        protocol_text: The protocol in words, for readers.
         format: Version of this record.
     """
 
     schedules: tuple[ScheduleEvaluation, ...]
     protocol: Protocol
     environment: Environment
-    protocol_text: str
-    format: Literal[1] = 1
+    format: Literal[2] = 2
 
     def __post_init__(self) -> None:
         names = [schedule.name for schedule in self.schedules]
@@ -125,6 +139,9 @@ class Evaluation:
             raise InputError(f"Evaluation.schedules has a name twice: {names}.")
         if sum(schedule.is_dense for schedule in self.schedules) != 1:
             raise InputError(f"Evaluation.schedules needs exactly one dense model (levels=None) among {names}.")
+        metrics = {tuple(own.metric for own in schedule.quality) for schedule in self.schedules}
+        if len(metrics) > 1:
+            raise InputError(f"Evaluation.schedules must all have the same metrics, got {sorted(metrics)}.")
 
     @property
     def dense(self) -> ScheduleEvaluation:
