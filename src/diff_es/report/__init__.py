@@ -2,7 +2,32 @@
 
 from __future__ import annotations
 
-from diff_es.report.content import FitnessPoint, ReportContent
+from diff_es.report.content import FitnessPoint, Gallery, Provenance, ReportContent, WorstCase
+from diff_es.report.table_content import (
+    Claim,
+    Plot,
+    PlotPoint,
+    Series,
+    TableColumn,
+    TableReport,
+    TableRow,
+    Value,
+)
 from diff_es.report.write import write_report
 
-__all__ = ["FitnessPoint", "ReportContent", "write_report"]
+__all__ = [
+    "Claim",
+    "FitnessPoint",
+    "Gallery",
+    "Plot",
+    "PlotPoint",
+    "Provenance",
+    "ReportContent",
+    "Series",
+    "TableColumn",
+    "TableReport",
+    "TableRow",
+    "Value",
+    "WorstCase",
+    "write_report",
+]
