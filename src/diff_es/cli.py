@@ -173,5 +173,7 @@ def _show(as_json: bool, content: Any, table: Any) -> None:
 
 def _shipped(recipe: Path) -> Path:
     """Return a shipped recipe where the path is no file but the name of one."""
-    shipped = Path(__file__).parent / "recipes" / f"{recipe}.yaml"
-    return shipped if not recipe.exists() and shipped.exists() else recipe
+    from diff_es.recipe import shipped
+
+    path = shipped(str(recipe))
+    return path if not recipe.exists() and path.exists() else recipe

@@ -6,6 +6,7 @@ An unknown key is an error that names the nearest known one; nothing is guessed.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,7 @@ from diff_es.errors import InputError
 from diff_es.registry import suggest
 
 _MAX_BYTES = 2**20
+_RECIPES = Path(__file__).parent / "recipes"
 
 Positive = Annotated[int, Field(ge=1)]
 Comparison = Literal["uniform", "three-stage", "searched-uniform"]
@@ -55,14 +57,21 @@ class PruningSection(_Section):
 
 
 class SearchSection(_Section):
-    """The evolutionary search."""
+    """How the levels of the stages are found."""
 
+    algorithm: str = Field(
+        "evolution",
+        description="evolution, or a baseline: random, greedy, hill-climb, stagewise-dp, uniform or three-stage",
+    )
+    seed: int | None = Field(None, ge=0, description="of the search and its probes; by default the recipe's")
     sparsity: float = Field(0.5, ge=0, le=1, description="share of the prunable MACs to remove over a denoising run")
     allocation: Literal["uniform", "sensitivity"] = Field(
         "sensitivity",
         description="what a stage level means for its layers: the same share of each, or sparing the sensitive",
     )
-    metric: str = Field("ssim", description="fitness: ssim, psnr, latent_mse, latent_cosine or a registered one")
+    metric: str = Field(
+        "ssim", description="fitness: ssim, psnr, latent_mse, latent_cosine, clip_iqa, topiq or a registered one"
+    )
     probes: Positive = Field(16, description="images that each schedule is scored on")
     batch_size: Positive = Field(16, description="probes per run of the pipeline")
     generations: int = Field(100, ge=0, description="generations after the start population")
@@ -81,7 +90,7 @@ class EvaluationSection(_Section):
     probes: Positive = Field(64, description="images for fidelity to dense; the search never saw them")
     images: Positive = Field(256, description="images for label agreement and the Fréchet distance")
     batch_size: Positive = Field(64, description="images per run of the pipeline")
-    latency_batch_size: Positive = Field(32, description="images per timed run")
+    latency_batch_sizes: tuple[Positive, ...] = Field((1, 8, 32), min_length=1, description="images per timed run")
     latency_repeats: Positive = Field(20, description="timed runs of each side, alternating")
 
     @field_validator("compare")
@@ -114,17 +123,7 @@ class Recipe(_Section):
         Raises:
             InputError: no such file, no YAML, an unknown key or an impossible value; every problem is listed.
         """
-        if not path.is_file():
-            raise InputError(
-                f"recipe={path}: no such file; give a YAML file, or the name of a shipped one: {_shipped()}."
-            )
-        if path.stat().st_size > _MAX_BYTES:
-            raise InputError(f"recipe={path} is larger than {_MAX_BYTES} bytes.")
-        try:
-            content = yaml.load(path.read_text("utf-8"), _Loader)  # a SafeLoader
-        # PyYAML answers numbers too long and impossible dates with ValueError, deep nesting with RecursionError.
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise InputError(f"{path} is no valid YAML: {error}") from error
+        content = read_yaml(path)
         return cls.parse(content, str(path))
 
     @classmethod
@@ -137,10 +136,46 @@ class Recipe(_Section):
             problems = "\n".join(f"  {_explain(problem)}" for problem in error.errors())
             raise InputError(f"{origin} cannot be used:\n{problems}") from error
 
+    def changed(self, changes: Mapping[str, Any]) -> Recipe:
+        """Return the recipe with some values replaced; sections are merged key by key.
+
+        Args:
+            changes: Key → value, or section → {key: value}.
+
+        Raises:
+            InputError: an unknown key or an impossible value.
+        """
+        content = self.model_dump(mode="json")
+        for key, value in changes.items():
+            content[key] = {**content[key], **value} if isinstance(value, Mapping) and key in content else value
+        return Recipe.parse(content)
+
     def dump(self) -> str:
         """Return the resolved recipe, every key with its value, as YAML."""
         # Escaped, not as it is: PyYAML writes some characters (U+0085) plainly that it reads as line breaks.
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=False)
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file as plain values.
+
+    Raises:
+        InputError: no such file, one that is too large, or no YAML.
+    """
+    if not path.is_file():
+        raise InputError(f"recipe={path}: no such file; give a YAML file, or the name of a shipped one: {_shipped()}.")
+    if path.stat().st_size > _MAX_BYTES:
+        raise InputError(f"recipe={path} is larger than {_MAX_BYTES} bytes.")
+    try:
+        return yaml.load(path.read_text("utf-8"), _Loader)  # a SafeLoader
+    # PyYAML answers numbers too long and impossible dates with ValueError, deep nesting with RecursionError.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} is no valid YAML: {error}") from error
+
+
+def shipped(name: str) -> Path:
+    """Return where the shipped recipe of that name lies ("demo", "paper/dit-obs"), whether there is one or not."""
+    return _RECIPES / f"{name}.yaml"
 
 
 class _Loader(yaml.SafeLoader):
@@ -171,7 +206,8 @@ class _Loader(yaml.SafeLoader):
 
 def _shipped() -> str:
     """Names of the recipes that come with the package."""
-    return ", ".join(sorted(path.stem for path in (Path(__file__).parent / "recipes").glob("*.yaml")))
+    found = [path for folder in ("", "paper") for path in sorted((_RECIPES / folder).glob("*.yaml"))]
+    return ", ".join(path.relative_to(_RECIPES).with_suffix("").as_posix() for path in found)
 
 
 def _as_json(content: Any) -> bytes:

@@ -39,10 +39,18 @@ _SEARCH_PROBES, _EVALUATION_PROBES, _EVALUATION_IMAGES, _CALIBRATION_RUNS = rang
 class Session:
     """The state of one run in one folder."""
 
-    def __init__(self, recipe: Recipe, folder: Path, pipe: Any = None) -> None:
-        """Take the recipe, and the dense pipeline where it is loaded already; all else is made when asked for."""
+    def __init__(self, recipe: Recipe, folder: Path, pipe: Any = None, stock: Path | None = None) -> None:
+        """Take the recipe; all else is made when asked for.
+
+        Args:
+            recipe: What to do.
+            folder: Where results are kept.
+            pipe: The dense pipeline, where it is loaded already.
+            stock: Where calibration, bank and sensitivity are kept, if several runs share them; else `folder`.
+        """
         self.recipe = recipe
         self.folder = folder
+        self.stock = stock or folder
         if pipe is not None:
             self.pipe = pipe
 
@@ -103,7 +111,7 @@ class Session:
     @cached_property
     def bank(self) -> Bank:
         """The bank; calibrates first where needed."""
-        folder = self.folder / "bank"
+        folder = self.stock / "bank"
         if (folder / MANIFEST).exists():
             return Bank.open(folder)
         config = CalibrationConfig(
@@ -112,7 +120,7 @@ class Session:
             shared=self.recipe.calibration.shared,
             memory_limit=int(self.recipe.calibration.memory_limit_gib * 2**30),
         )
-        stats = calibrate(self.pipe, self.source, config, self.folder / "calibration")
+        stats = calibrate(self.pipe, self.source, config, self.stock / "calibration")
         return build_bank(self.pipe, stats, self.plan, self.pruner_config, folder)
 
     @cached_property
@@ -125,7 +133,7 @@ class Session:
     @cached_property
     def sensitivity(self) -> Sensitivity:
         """What each layer's levels hurt."""
-        path = self.folder / "search" / "sensitivity.json"
+        path = self.stock / "search" / "sensitivity.json"
         if path.exists():
             return read_record(path, Sensitivity)
         measured = measure_sensitivity(self.pipe, self.bank, self.source, self.recipe.search.sensitivity_samples)
@@ -160,8 +168,14 @@ class Session:
             survivors=section.survivors,
             offspring=section.offspring,
             max_mutation=section.max_mutation,
-            seed=self.recipe.seed,
+            seed=self.search_seed,
         )
+
+    @property
+    def search_seed(self) -> int:
+        """Seed of the search and of its probes."""
+        own = self.recipe.search.seed
+        return self.recipe.seed if own is None else own
 
     def fitness(self, allocation: str) -> TrajectoryFitness:
         """Return the fitness on the search's probes."""
@@ -194,14 +208,14 @@ class Session:
             base_model=self.recipe.model,
         )
 
-    def requests(self, purpose: int, count: int) -> Requests:
+    def requests(self, purpose: int, count: int, seed: int | None = None) -> Requests:
         """Return images to sample, with seeds that no other purpose of the run shares."""
-        first = (self.recipe.seed * 4 + purpose) * _SEED_SPAN
+        first = ((self.recipe.seed if seed is None else seed) * 4 + purpose) * _SEED_SPAN
         return Requests.cycle(class_labels(self.pipe), count, first)
 
     def search_probes(self) -> Requests:
         """Images that the search scores schedules on."""
-        return self.requests(_SEARCH_PROBES, self.recipe.search.probes)
+        return self.requests(_SEARCH_PROBES, self.recipe.search.probes, self.search_seed)
 
     def evaluation_probes(self) -> Requests:
         """Images for fidelity to dense, which the search never saw."""
@@ -216,5 +230,5 @@ class Session:
         info = TypeAdapter(type(self.bank.info)).dump_json(replace(self.bank.info, versions={}))
         table = TypeAdapter(Allocation).dump_json(self.allocation(allocation))
         section = self.recipe.search
-        settings = f"{section.metric} {section.probes} {section.batch_size} {self.sampler} {self.recipe.seed}"
+        settings = f"{section.metric} {section.probes} {section.batch_size} {self.sampler} {self.search_seed}"
         return hashlib.sha256(info + table + settings.encode()).hexdigest()

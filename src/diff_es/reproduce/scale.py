@@ -1,0 +1,61 @@
+"""At which scale a table is made again: what changes in the recipes of the paper, and how much is measured."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from diff_es.errors import InputError
+from diff_es.recipe import Recipe, read_yaml, shipped
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Scale(BaseModel):
+    """One scale; the shipped ones are `small` and `paper`.
+
+    Attributes:
+        description: What stands for what, one sentence without its full stop.
+        seeds: One search is made with each of these seeds.
+        images: Images that each row is measured on.
+        generations: Generations of a search that has no number of its own.
+        probes: Images that each schedule of a search is scored on.
+        changes: What changes in every recipe.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    description: str
+    seeds: tuple[int, ...] = Field(min_length=1)
+    images: Positive
+    generations: Positive
+    probes: Positive
+    changes: dict[str, Any]
+
+    @classmethod
+    def load(cls, name: str) -> Scale:
+        """Read a shipped scale, "small" or "paper"."""
+        path = shipped(f"scales/{name}")
+        try:
+            return cls.model_validate(read_yaml(path))
+        except ValidationError as error:
+            raise InputError(f"{path} is no scale: {error}") from error
+
+    def recipe(self, base: str, *, seed: int, generations: float = 1.0, probes: float = 1.0, **changes: Any) -> Recipe:
+        """Return a recipe of the paper at this scale.
+
+        Args:
+            base: Name of a shipped recipe ("paper/dit-obs").
+            seed: Of the search and its probes.
+            generations: Share of the scale's generations.
+            probes: Share of the scale's probes.
+            changes: What the row itself changes, section by section; it comes last.
+        """
+        search = {
+            "seed": seed,
+            "generations": round(self.generations * generations),
+            "probes": round(self.probes * probes),
+        }
+        recipe = Recipe.read(shipped(base)).changed(self.changes).changed({"search": search})
+        return recipe.changed({"evaluation": {"images": self.images}}).changed(changes)
