@@ -1,4 +1,4 @@
-"""Oracles: scipy's matrix square root, and closed forms in one dimension and for equal covariances."""
+"""Oracles: scipy's matrix square root, torch-fidelity, and closed forms in one dimension and for equal covariances."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import pytest
 import scipy.linalg
 import torch
 from torch import Tensor
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
 from diff_es.errors import InputError
-from diff_es.metrics import frechet_distance, gaussian
+from diff_es.metrics import Gaussian, frechet_between, frechet_distance, gaussian
 
 
 def features(rows: int, columns: int, seed: int, scale: float = 1.0) -> Tensor:
@@ -85,3 +86,20 @@ def test_one_image_has_no_covariance() -> None:
 def test_features_of_two_classifiers_are_refused() -> None:
     with pytest.raises(InputError, match="3 and 4 columns"):
         frechet_distance(torch.zeros(5, 3), torch.zeros(5, 4))
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(300, 32), (40, 100)])
+def test_it_equals_torch_fidelity(rows: int, columns: int) -> None:
+    a, b = features(rows, columns, 0), features(rows, columns, 1)
+    judge = fid_statistics_to_metric(fid_features_to_statistics(a), fid_features_to_statistics(b), verbose=False)
+    assert frechet_distance(a, b) == pytest.approx(judge["frechet_inception_distance"], rel=1e-6)
+
+
+def test_stored_statistics_stand_for_the_features() -> None:
+    a, b = features(80, 6, 0), features(70, 6, 1)
+    assert frechet_between(gaussian(a), gaussian(b)) == frechet_distance(a, b)
+
+
+def test_a_broken_mean_of_stored_statistics_gives_nan() -> None:
+    a = gaussian(features(80, 6, 0))
+    assert math.isnan(frechet_between(a, Gaussian(a.mean.clone().fill_(math.nan), a.covariance)))
