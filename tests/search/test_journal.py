@@ -193,12 +193,12 @@ def test_two_runs_on_one_journal_are_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="in use by another run"):
             Journal(tmp_path / "j", HEADER)
         program = (
-            "import sys; from tests.search.test_journal import *\n"
+            "import sys; from search.test_journal import *\n"
             "try: Journal(Path(sys.argv[1]), HEADER)\n"
             "except InputError as error: print(error)"
         )
         command = [sys.executable, "-c", program, str(tmp_path / "j")]
-        output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+        output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
         assert "in use by another run" in output.stdout
     Journal(tmp_path / "j", HEADER).close()
 
@@ -207,7 +207,7 @@ def test_a_full_disk_is_an_error_and_the_journal_stays_readable(tmp_path: Path) 
     """The limit on file size makes the kernel refuse the write half-way, as a full disk does."""
     path = tmp_path / "j"
     program = (
-        "import resource, sys; from tests.search.test_journal import *\n"
+        "import resource, sys; from search.test_journal import *\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))\n"
         "with Journal(Path(sys.argv[1]), HEADER) as journal:\n"
         "    try: search_schedule(rough, SPACE, CONFIG, journal)\n"
@@ -217,7 +217,7 @@ def test_a_full_disk_is_an_error_and_the_journal_stays_readable(tmp_path: Path) 
         "    print(size, len(journal.entries()))\n"
     )
     command = [sys.executable, "-c", program, str(path)]
-    output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
     message, numbers = output.stdout.splitlines()
     assert message == f"Cannot write {path}: File too large."
     size, count = map(int, numbers.split())

@@ -34,10 +34,10 @@ def run(path: Path, pause: float) -> SearchResult:
 def test_killed_twenty_times_equals_uninterrupted(tmp_path: Path) -> None:
     expected = run(tmp_path / "straight", 0)
     path, moments = tmp_path / "killed", random.Random(1)
-    program = "import sys; from tests.search.test_kill import *; run(Path(sys.argv[1]), 0.01)"
+    program = "import sys; from search.test_kill import *; run(Path(sys.argv[1]), 0.01)"
     lines = []
     for _ in range(20):
-        process = subprocess.Popen([sys.executable, "-c", program, str(path)], cwd=Path(__file__).parents[2])
+        process = subprocess.Popen([sys.executable, "-c", program, str(path)], cwd=Path(__file__).parents[1])
         before = lines[-1] if lines else 0
         while process.poll() is None and (not path.exists() or path.read_bytes().count(b"\n") <= before):
             time.sleep(0.01)  # until it has written something new

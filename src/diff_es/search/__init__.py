@@ -10,11 +10,14 @@ from diff_es.search.base import ScheduleSearch as ScheduleSearch
 from diff_es.search.base import Scored as Scored
 from diff_es.search.evolution import EvolutionarySearch as EvolutionarySearch
 from diff_es.search.evolution import EvolutionConfig as EvolutionConfig
+from diff_es.search.evolution import level_switches as level_switches
 from diff_es.search.journal import Journal as Journal
 from diff_es.search.journal import JournalEntry as JournalEntry
 from diff_es.search.journal import JournalHeader as JournalHeader
 from diff_es.search.loop import SearchResult as SearchResult
 from diff_es.search.loop import run_search as run_search
 from diff_es.search.loop import search_schedule as search_schedule
+from diff_es.search.loop import search_with as search_with
 from diff_es.search.starts import START_KINDS as START_KINDS
+from diff_es.search.starts import random_composition as random_composition
 from diff_es.search.starts import start_population as start_population

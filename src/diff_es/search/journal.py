@@ -63,14 +63,16 @@ class JournalHeader:
         fingerprint: Everything behind the fitness (model, bank, allocation, probes, metric, versions), as the caller
             condenses it.
         space: The searched space.
-        config: The settings of the algorithm (a dataclass).
+        config: The settings of the algorithm (a dataclass of plain values).
         starts: The schedules that the user gave to start from.
+        algorithm: Name of the algorithm where its settings do not tell; empty stands for the type of `config`.
     """
 
     fingerprint: str
     space: ScheduleSpace
     config: Any
     starts: tuple[Levels, ...] = ()
+    algorithm: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return the header line's content."""
@@ -79,7 +81,7 @@ class JournalHeader:
             "version": VERSION,
             "fingerprint": self.fingerprint,
             "space": asdict(self.space),
-            "algorithm": type(self.config).__name__,
+            "algorithm": self.algorithm or type(self.config).__name__,
             "config": asdict(self.config),
             "starts": self.starts,
         }

@@ -15,6 +15,9 @@ from diff_es.search.base import Candidate, GenerationRecord, Outcome, ScheduleSe
 from diff_es.search.evolution import EvolutionarySearch, EvolutionConfig
 from diff_es.search.journal import Journal, JournalEntry, JournalHeader
 
+#: Hours of NaN would end in an arbitrary schedule, so a search stops at once where nothing works.
+_WAY_OUT = "Check the metric and the model's dtype (float16 overflows to NaN), or lower the sparsity."
+
 #: Measures a schedule; higher is better.
 Fitness: TypeAlias = Callable[[Levels], Outcome | float]
 
@@ -65,9 +68,33 @@ def search_schedule(  # noqa: PLR0913
         if mine.as_json() != journal.header.as_json():
             raise InputError("journal: it was opened with another space, config or starts than the search is given.")
     algorithm = EvolutionarySearch(space, config, starts)
+    return search_with(algorithm, fitness, journal, on_generation, seed=config.seed)
+
+
+def search_with(
+    algorithm: ScheduleSearch,
+    fitness: Fitness,
+    journal: Journal | None = None,
+    on_generation: Callable[[GenerationRecord], None] | None = None,
+    *,
+    seed: int,
+) -> SearchResult:
+    """Find the schedule with the highest fitness by any algorithm.
+
+    Args:
+        algorithm: A search that has not been told anything.
+        fitness: Measures one schedule. It must be a function of the levels alone; NaN means unusable.
+        journal: Where to write evaluations, and to take those from that an earlier run left. Its header must name
+            the algorithm and its settings.
+        on_generation: Called with the record of each finished generation, also of those replayed from the journal.
+        seed: The seed that the algorithm was made with, for the result.
+
+    Raises:
+        InputError: the fitness of every schedule is NaN or −inf.
+    """
     run_search(algorithm, fitness, journal, on_generation)
     best = algorithm.best
-    return SearchResult(best.levels, best.fitness, algorithm.history, algorithm.history[-1].evaluated, config.seed)
+    return SearchResult(best.levels, best.fitness, tuple(algorithm.history), algorithm.history[-1].evaluated, seed)
 
 
 def run_search(
@@ -85,16 +112,25 @@ def run_search(
         on_generation: Called with the record of each finished generation.
 
     Raises:
-        InputError: the fitness of every schedule of the first generation is NaN or −inf.
+        InputError: the fitness of every schedule of the first generation, or of every one that meets the budget, is
+            NaN or −inf.
     """
-    reported = 0
+    reported, usable = 0, False
     for candidate in track(_candidates(algorithm), "Searching schedules", total=algorithm.max_evaluations):
-        algorithm.tell([(candidate, _measure(candidate, fitness, journal))])
+        value = _measure(candidate, fitness, journal)
+        usable = usable or value > -math.inf
+        algorithm.tell([(candidate, value)])
         for record in algorithm.history[reported:]:
             reported += 1
-            _require_usable(record)
+            if not usable:
+                raise InputError(
+                    f"fitness: all {record.evaluated} schedules of generation {record.generation} got NaN or −inf. "
+                    f"{_WAY_OUT}"
+                )
             if on_generation is not None:
                 on_generation(record)
+    if not algorithm.best.usable:
+        raise InputError(f"fitness: every schedule that meets the budget got NaN or −inf. {_WAY_OUT}")
 
 
 def _candidates(algorithm: ScheduleSearch) -> Iterator[Candidate]:
@@ -115,12 +151,3 @@ def _measure(candidate: Candidate, fitness: Fitness, journal: Journal | None) ->
     if journal is not None:
         journal.append(JournalEntry(candidate, outcome, time.perf_counter() - start))
     return outcome.fitness
-
-
-def _require_usable(record: GenerationRecord) -> None:
-    """Stop at once where nothing works: hours of NaN would end in an arbitrary schedule."""
-    if not record.best > -math.inf:  # also NaN
-        raise InputError(
-            f"fitness: all {record.evaluated} schedules of generation {record.generation} got NaN or −inf. "
-            "Check the metric and the model's dtype (float16 overflows to NaN), or lower the sparsity."
-        )
