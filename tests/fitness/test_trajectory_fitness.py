@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDPMScheduler, DiTPipeline, EulerAncestralDiscreteScheduler
-from torch import Tensor
+from torch import Tensor, nn
 
 from diff_es.bank import Bank
 from diff_es.errors import InputError, UnsupportedModelError
 from diff_es.fitness import TrajectoryFitness, run
 from diff_es.metrics import Metric, metrics
+from diff_es.metrics.no_reference import CLIP_IQA
+from diff_es.metrics.no_reference.network import enlarge
 from diff_es.routing import is_routed, remove_, routed
 from diff_es.sampling import Requests, SamplerConfig, sample
 from diff_es.schedule import Levels
@@ -145,6 +147,42 @@ def test_the_fitness_is_the_mean_over_the_probes(pipe: DiTPipeline, method: str,
     assert found.fitness == pytest.approx(sum(scores) / len(scores), rel=1e-6)
 
 
+def brightness(images: Tensor) -> Tensor:
+    return images.flatten(1).mean(dim=1)
+
+
+@pytest.mark.parametrize("higher_is_better", [True, False])
+def test_without_a_reference_the_dense_model_never_runs(pipe: DiTPipeline, bank: Bank, higher_is_better: bool) -> None:
+    levels = mixed_levels(bank)
+    routings = []
+    pipe.transformer.register_forward_pre_hook(lambda *_: routings.append(is_routed(pipe)))
+    metric = Metric("brightness", brightness, higher_is_better, "images", reference=False)
+    found = fitness_of(pipe, bank, metric=metric)(levels)
+    assert len(routings) == found.denoiser_calls == 2 * CALLS and all(routings)
+    with routed(pipe, bank, bank.uniform_allocation().resolve(levels)):
+        images = torch.cat([sample(pipe, batch, SAMPLER) for batch in PROBES.batches(2)])
+    expected = float(images.mean(dim=(1, 2, 3)).mean())
+    assert found.fitness == pytest.approx(expected if higher_is_better else -expected, rel=1e-6)
+
+
+def test_a_quality_network_with_random_weights_scores_routed_images(
+    pipe: DiTPipeline, bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network is a small convolution; what is tested is the way from the schedule to the score and back."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 32, 32), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1))
+    monkeypatch.setattr(CLIP_IQA, "_loaded", None)
+    monkeypatch.setattr(CLIP_IQA, "_build", lambda path: network)
+    monkeypatch.setenv("DIFF_ES_WEIGHTS_CLIP_IQA", __file__)
+    fitness = fitness_of(pipe, bank, metric="clip_iqa")
+    found = fitness(mixed_levels(bank)).fitness
+    schedule = bank.uniform_allocation().resolve(mixed_levels(bank))
+    images = torch.cat([result.of("images") for result in fitness.sample(schedule)])
+    with torch.no_grad():
+        assert found == pytest.approx(float(network(enlarge(images)).mean()), rel=1e-5)
+    assert found != fitness((0, 0, 0)).fitness
+
+
 def test_lower_is_better_is_turned_round(pipe: DiTPipeline, bank: Bank) -> None:
     fitness = fitness_of(pipe, bank)
     assert fitness((4, 4, 4)).fitness < fitness((1, 0, 0)).fitness < 0
@@ -227,8 +265,10 @@ def test_a_users_own_decode_survives(pipe: DiTPipeline) -> None:
     assert len(used) == 1
 
 
-@pytest.mark.parametrize("metric", ["ssim", "latent_mse"])
-def test_nan_weights_give_nan_fitness(pipe: DiTPipeline, bank: Bank, metric: str) -> None:
+@pytest.mark.parametrize(
+    "metric", ["ssim", "latent_mse", Metric("brightness", brightness, True, "images", reference=False)]
+)
+def test_nan_weights_give_nan_fitness(pipe: DiTPipeline, bank: Bank, metric: str | Metric) -> None:
     name = next(name for name in bank.shards[1] if name.endswith("attn1/level-002/weight"))
     poisoned = {**bank.shards[1], name: torch.full_like(bank.shards[1][name], math.nan)}
     broken = Bank(bank.info, (bank.shards[0], poisoned, bank.shards[2]))

@@ -65,3 +65,28 @@ def test_a_function_that_forgets_the_samples_is_refused() -> None:
     careless = Metric("mean", lambda a, b: (a - b).mean(), higher_is_better=False, needs="latents")
     with pytest.raises(InputError, match=r"one float per sample, shape \(2,\)"):
         careless(torch.zeros(2, 4), torch.zeros(2, 4))
+
+
+def brightness(candidate: Tensor) -> Tensor:
+    return candidate.flatten(1).mean(dim=1)
+
+
+def test_a_metric_without_a_reference_reads_the_candidate_alone() -> None:
+    metric = register_metric("brightness", brightness, higher_is_better=False, needs="images", reference=False)
+    images = torch.stack([torch.full((3, 4, 4), value) for value in (0.25, 0.5)])
+    assert metrics["brightness"] is metric and not metric.reference
+    assert metric(images).tolist() == [0.25, 0.5]
+    assert metric.score(images).tolist() == [-0.25, -0.5]
+    # Callers that always hold the dense result need no second path; its shape does not matter then.
+    assert metric(images, torch.zeros(1, 3, 8, 8)).tolist() == [0.25, 0.5]
+
+
+def test_a_metric_with_a_reference_asks_for_it() -> None:
+    with pytest.raises(InputError, match="'ssim' compares with the dense result, which was not given"):
+        metrics["ssim"](torch.zeros(2, 3, 16, 16))
+
+
+def test_a_function_without_a_reference_that_forgets_the_samples_is_refused() -> None:
+    careless = Metric("mean", lambda images: images.mean(), higher_is_better=True, needs="images", reference=False)
+    with pytest.raises(InputError, match=r"one float per sample, shape \(2,\)"):
+        careless(torch.zeros(2, 3, 4, 4))

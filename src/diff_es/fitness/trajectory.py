@@ -1,4 +1,8 @@
-"""SCORE a schedule: sample fixed probes with the routed model and compare them with the dense model's results."""
+"""SCORE a schedule: sample fixed probes with the routed model and measure the results.
+
+Most metrics compare with the dense model's results, which are sampled once. A metric without a reference looks at
+the routed images alone; the dense model is then never run.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,8 @@ from diff_es.search import Outcome
 from diff_es.stages import StagePlan
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from diff_es.bank import ThinSource
     from diff_es.schedule import Allocation, Levels, PruningSchedule
 
@@ -79,11 +85,9 @@ class TrajectoryFitness:
     def score(self, schedule: PruningSchedule) -> Outcome:
         """Score a schedule: the mean over the probes, higher is better; NaN where an image or latent is NaN."""
         total = CallCount()
-        dense = self._dense
-        scores = [
-            self.metric.score(result.of(self.metric.needs), reference.of(self.metric.needs))
-            for result, reference in zip(self._sample(schedule, total), dense, strict=True)
-        ]
+        dense = self._dense if self.metric.reference else None
+        results = self._sample(schedule, total)
+        scores = [self._score(result, None if dense is None else dense[batch]) for batch, result in enumerate(results)]
         return Outcome(float(torch.cat(scores).mean()), total.run, total.replayed)
 
     def sample(self, schedule: PruningSchedule) -> list[Result]:
@@ -104,6 +108,14 @@ class TrajectoryFitness:
         finally:
             remove_(self._pipe)
         return results
+
+    def _score(self, result: Result, dense: Result | None) -> Tensor:
+        """Score one batch, (N,), on the CPU."""
+        needs = self.metric.needs
+        if dense is not None:
+            return self.metric.score(result.of(needs), dense.of(needs))
+        # Results are kept on the CPU; a quality network there would take longer than the sampling on a GPU.
+        return self.metric.score(result.of(needs).to(self._pipe._execution_device)).cpu()
 
     @cached_property
     def _dense(self) -> list[Result]:
