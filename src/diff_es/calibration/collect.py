@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from diff_es.artifacts import claim
+from diff_es.calibration.importance import contributing, denoising_losses, importance, target_source
 from diff_es.calibration.statistics import (
+    WHOLE_RUN,
     Accumulator,
     SecondMoment,
     Similarity,
     SquaredNorms,
     Statistic,
     bytes_needed,
+    step_weights,
 )
 from diff_es.calibration.store import CalibrationStats, shard_name
 from diff_es.denoisers import Fingerprint, Layer, denoiser_of, dense_denoiser_of, fingerprint, spec_of
@@ -40,16 +43,30 @@ class CalibrationConfig:
     Attributes:
         stages: The stages to collect for.
         collect: Statistics to keep: "second_moment" (OBS), "input_norms" (Wanda), "similarity" (LayerDrop). Nothing
-            for a pruner that looks at weights only (magnitude); the model is not run then.
+            for a pruner that looks at weights only (magnitude); the model is not run then. Or one statistic of the
+            whole run, which makes one set for all stages: "step_weighted_moment" (OBS-Diff), "importance"
+            (Diff-Pruning; needs a source with targets, such as DatasetSource).
         shared: Collect one set over all timesteps and use it for every stage (the paper does so for SDXL).
-        memory_limit: Bytes of device memory that second moments may take at once; when not all layers fit, the
-            model runs over the inputs several times.
+        memory_limit: Bytes of device memory that second moments, or gradients, may take at once; when not all layers
+            fit, the model runs over the inputs several times.
     """
 
     stages: StagePlan
     collect: tuple[Statistic, ...] = ("second_moment", "input_norms", "similarity")
     shared: bool = False
     memory_limit: int = 4 * 2**30
+
+    def __post_init__(self) -> None:
+        if self.whole_run and len(self.collect) > 1:
+            raise InputError(
+                f"collect={self.collect}: {' and '.join(sorted(WHOLE_RUN))} are statistics of the whole run, each "
+                "collected alone; calibrate once more for the others."
+            )
+
+    @property
+    def whole_run(self) -> bool:
+        """Whether the statistic is one of the whole run, with one set for all stages."""
+        return not WHOLE_RUN.isdisjoint(self.collect)
 
 
 def calibrate(
@@ -66,20 +83,23 @@ def calibrate(
 
     Raises:
         UnsupportedModelError: no spec for the denoiser, or a state that cannot be pruned.
-        InputError: the folder was made with other settings, the memory limit does not hold even one layer, or the
-            source has no call in a stage.
+        InputError: the folder was made with other settings, the memory limit does not hold even one layer, the
+            source has no call in a stage, or it has no targets and "importance" is wanted.
     """
     if not config.collect:
         return CalibrationStats(({},), config.stages.num_stages)
+    if "importance" in config.collect:
+        target_source(source)
     if folder:
         claim(folder, _settings(pipe, config))
-    passes = _plan_passes(_layers(pipe, config), config)
+    passes = _plan_passes(dense_denoiser_of(pipe), _layers(pipe, config), config)
     sets: list[Mapping[str, Tensor]] = []
-    keys = [None] if config.shared else list(range(config.stages.num_stages))
-    for index, stage in enumerate(track(keys, "Calibrating stages")):
+    keys = [None] if config.shared or config.whole_run else list(range(config.stages.num_stages))
+    # A statistic of the whole run shows its own progress, step by step.
+    for index, stage in enumerate(keys if config.whole_run else track(keys, "Calibrating stages")):
         path = folder / shard_name(index) if folder else None
         if path is None or not path.exists():
-            tensors = _collect_stage(pipe, source, config, stage, passes)
+            tensors = _collect(pipe, source, config, stage, passes)
             if path is None:
                 sets.append(tensors)
                 continue
@@ -106,16 +126,16 @@ def _layers(pipe: Any, config: CalibrationConfig) -> tuple[Layer, ...]:
     """The layers that the wanted statistics speak of."""
     denoiser = dense_denoiser_of(pipe)
     spec = spec_of(denoiser)
-    width = spec.width_layers(denoiser) if {"second_moment", "input_norms"} & set(config.collect) else ()
+    width = spec.width_layers(denoiser) if set(config.collect) - {"similarity"} else ()
     return width + (spec.blocks(denoiser) if "similarity" in config.collect else ())
 
 
-def _plan_passes(layers: Sequence[Layer], config: CalibrationConfig) -> list[list[Layer]]:
-    """Cut the layers into runs whose second moments fit the memory limit together."""
+def _plan_passes(denoiser: nn.Module, layers: Sequence[Layer], config: CalibrationConfig) -> list[list[Layer]]:
+    """Cut the layers into runs whose second moments, or gradients, fit the memory limit together."""
     passes: list[list[Layer]] = [[]]
     used = 0
     for layer in layers:
-        needed = bytes_needed(layer) if "second_moment" in config.collect and layer.kind != "block" else 0
+        needed = _bytes_needed(denoiser, layer, config.collect)
         if needed > config.memory_limit:
             raise InputError(
                 f"memory_limit={config.memory_limit} bytes is too small: {layer.name} alone needs {needed} bytes."
@@ -126,6 +146,62 @@ def _plan_passes(layers: Sequence[Layer], config: CalibrationConfig) -> list[lis
         passes[-1].append(layer)
         used += needed
     return passes
+
+
+def _bytes_needed(denoiser: nn.Module, layer: Layer, collect: Sequence[Statistic]) -> int:
+    """The device memory that a layer takes while its statistics accumulate, where that is much."""
+    if "importance" in collect:
+        linears = (denoiser.get_submodule(path) for path in (*layer.inputs, layer.output))
+        return sum(4 * parameter.numel() for linear in linears for parameter in linear.parameters())
+    if layer.kind == "block" or {"second_moment", "step_weighted_moment"}.isdisjoint(collect):
+        return 0
+    return bytes_needed(layer)
+
+
+def _collect(
+    pipe: Any,
+    source: CalibrationSource,
+    config: CalibrationConfig,
+    stage: int | None,
+    passes: Sequence[Sequence[Layer]],
+) -> dict[str, Tensor]:
+    """Return all tensors of one set, on the CPU."""
+    if "importance" in config.collect:
+        return _collect_importance(pipe, source, config, passes)
+    if "step_weighted_moment" in config.collect:
+        return _collect_step_weighted(pipe, source, config, passes)
+    return _collect_stage(pipe, source, config, stage, passes)
+
+
+def _collect_importance(
+    pipe: Any, source: CalibrationSource, config: CalibrationConfig, passes: Sequence[Sequence[Layer]]
+) -> dict[str, Tensor]:
+    """Find the sampler's timesteps that contribute, then sum their gradients."""
+    targets = target_source(source)
+    timesteps = tuple(dict.fromkeys(config.stages.timesteps))
+    kept = contributing(timesteps, denoising_losses(pipe, targets, timesteps))
+    tensors: dict[str, Tensor] = {}
+    for layers in passes:
+        tensors |= importance(pipe, targets, layers, kept)
+    return tensors
+
+
+def _collect_step_weighted(
+    pipe: Any, source: CalibrationSource, config: CalibrationConfig, passes: Sequence[Sequence[Layer]]
+) -> dict[str, Tensor]:
+    """Collect second moments of every sampler step and return Σ α_t E[x_t x_tᵀ] / Σ α_t (OBS-Diff, eq. 5)."""
+    # Samplers of second order visit a timestep twice; both visits are calls of one step.
+    steps = tuple(dict.fromkeys(config.stages.timesteps))
+    plan = StagePlan.split(steps, len(steps), int(config.stages.borders[-1]))
+    one_step = replace(config, stages=plan, collect=("second_moment",))
+    weights = step_weights(len(steps))
+    totals: dict[str, Tensor] = {}
+    for step, weight in enumerate(track(weights, "Calibrating steps")):
+        for name, tensor in _collect_stage(pipe, source, one_step, len(steps) - 1 - step, passes).items():
+            share = tensor.double() * (weight / sum(weights))
+            totals[name] = totals[name].add_(share) if name in totals else share
+    parts = ((*name.rpartition("/"), total) for name, total in totals.items())
+    return {f"{layer}/step_weighted_{kind.removeprefix('second_')}": total.float() for layer, _, kind, total in parts}
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 
@@ -28,6 +28,14 @@ class CalibrationSource(Protocol):
 
     def calls(self, pipe: Any, plan: StagePlan, stage: int | None) -> Iterator[Call]:
         """Yield the calls of one stage, or of all timesteps when `stage` is None (shared calibration)."""
+
+
+@runtime_checkable
+class TargetSource(Protocol):
+    """Knows the clean latents behind its calls, and so what the denoiser should predict."""
+
+    def targets(self, pipe: Any, timestep: float) -> Iterator[tuple[Call, Tensor]]:
+        """Yield calls at one timestep, each with the output of least loss, (rows, C, h, w); repeatable."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +71,36 @@ class DatasetSource:
             timesteps = torch.randint(first, last + 1, (len(clean),), generator=generator)
             noise = torch.randn(clean.shape, generator=generator)
             noisy = _add_noise(pipe.scheduler, clean, noise, timesteps)
-            conditions = {name: value[rows] for name, value in self.conditions.items()}
-            yield _call(denoiser, noisy, timesteps, conditions, self.guided)
+            yield _call(denoiser, noisy, timesteps, self._conditions(rows), self.guided)
+
+    def targets(self, pipe: Any, timestep: float) -> Iterator[tuple[Call, Tensor]]:
+        """Yield ceil(N / batch_size) calls at one timestep, each with what the denoiser should predict there.
+
+        The noise depends on the seed and the timestep alone. Guided calls have the same target in both halves.
+
+        Args:
+            pipe: Gives the noise schedule, and whether the model predicts the noise or the velocity.
+            timestep: In train units; rounded to a whole one.
+
+        Raises:
+            InputError: the model predicts something else.
+        """
+        denoiser = denoiser_of(pipe)
+        whole = min(round(timestep), int(pipe.scheduler.config.num_train_timesteps) - 1)
+        # One entry more than the keys of `calls`, so that the two never share a stream.
+        generator = seeded(self.seed, whole, 0)
+        for start in range(0, len(self.latents), self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            clean = self.latents[rows]
+            timesteps = torch.full((len(clean),), whole)
+            noise = torch.randn(clean.shape, generator=generator)
+            target = _target(pipe.scheduler, clean, noise, timesteps)
+            noisy = _add_noise(pipe.scheduler, clean, noise, timesteps)
+            call = _call(denoiser, noisy, timesteps, self._conditions(rows), self.guided)
+            yield call, target.repeat(2, 1, 1, 1) if self.guided else target
+
+    def _conditions(self, rows: slice) -> Conditions:
+        return {name: value[rows] for name, value in self.conditions.items()}
 
 
 def _timesteps_inside(plan: StagePlan, stage: int | None) -> tuple[int, int]:
@@ -85,8 +121,28 @@ def _add_noise(scheduler: Any, clean: Tensor, noise: Tensor, timesteps: Tensor) 
             f"DatasetSource cannot noise latents for {type(scheduler).__name__}, which has no alphas_cumprod; "
             "calibrate with SamplingSource instead."
         )
-    alphas = scheduler.alphas_cumprod.to(clean.device, clean.dtype)[timesteps].view(-1, *(1,) * (clean.ndim - 1))
-    return alphas.sqrt() * clean + (1 - alphas).sqrt() * noise  # type: ignore[no-any-return]
+    alphas = _alphas(scheduler, clean, timesteps)
+    return alphas.sqrt() * clean + (1 - alphas).sqrt() * noise
+
+
+def _target(scheduler: Any, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """Return what the model was trained to predict: ε, or the velocity √ᾱ ε - √(1-ᾱ) x."""
+    kind = scheduler.config.get("prediction_type")
+    if kind not in ("epsilon", "v_prediction"):
+        raise InputError(
+            f"The denoising loss is known for models that predict epsilon or v_prediction; {type(scheduler).__name__} "
+            f"says {kind!r}. Use a pruner without gradients, such as obs or obs-diff."
+        )
+    if kind == "epsilon":
+        return noise
+    alphas = _alphas(scheduler, clean, timesteps)
+    return alphas.sqrt() * noise - (1 - alphas).sqrt() * clean
+
+
+def _alphas(scheduler: Any, clean: Tensor, timesteps: Tensor) -> Tensor:
+    """Return ᾱ of every row, shaped to multiply latents."""
+    alphas: Tensor = scheduler.alphas_cumprod.to(clean.device, clean.dtype)
+    return alphas[timesteps].view(-1, *(1,) * (clean.ndim - 1))
 
 
 def _call(denoiser: nn.Module, latents: Tensor, timesteps: Tensor, conditions: Conditions, guided: bool) -> Call:

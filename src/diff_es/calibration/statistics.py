@@ -6,6 +6,7 @@ the Cholesky factorisation of OBS would fail on it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
@@ -15,7 +16,9 @@ from torch import Tensor
 
 from diff_es.denoisers import Layer
 
-Statistic: TypeAlias = Literal["second_moment", "input_norms", "similarity"]
+Statistic: TypeAlias = Literal["second_moment", "input_norms", "similarity", "step_weighted_moment", "importance"]
+#: Statistics of the whole denoising run: one set for all stages, and each collected in its own way.
+WHOLE_RUN: frozenset[Statistic] = frozenset({"step_weighted_moment", "importance"})
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,19 @@ class LayerStatistics:
         mean: E[x], shape (columns,), float32.
         input_norms: For each input linear, ‖X_:,j‖₂ over all tokens, shape (columns of that linear,), float32.
         similarity: Mean cosine similarity between a block's input and output, in [-1, 1].
+        step_weighted_moment: As `second_moment`, the steps of the denoising run weighted by `step_weights`.
+        step_weighted_mean: As `mean`, with the same weights.
+        importance: For each input linear the sum of |θ Σ_t ∇L_t| over every row (weights and bias), shape (rows,);
+            for the output projection over every column, shape (columns,); float32.
     """
 
     second_moment: Tensor | None = None
     mean: Tensor | None = None
     input_norms: dict[str, Tensor] | None = None
     similarity: float | None = None
+    step_weighted_moment: Tensor | None = None
+    step_weighted_mean: Tensor | None = None
+    importance: dict[str, Tensor] | None = None
 
 
 class Accumulator(Protocol):
@@ -105,3 +115,23 @@ def bytes_needed(layer: Layer) -> int:
     """Return the device memory that the second moment of a layer takes while it accumulates."""
     columns = layer.num_groups * layer.group_size
     return 8 * columns * (columns + 1)
+
+
+def step_weights(num_steps: int, lowest: float = 0.8, highest: float = 1.2) -> tuple[float, ...]:
+    """Logarithmically decreasing weights of the sampler's steps (OBS-Diff, arXiv 2510.06751, eq. 4).
+
+    α_t = lowest + (highest - lowest) / ln T · ln(T - t + 1) for t = 1…T: errors of early steps, which run through all
+    later ones, count more.
+
+    Args:
+        num_steps: T, at least 1; the weight of a single step is `highest`.
+        lowest: Weight of the last step; 0.8 in the authors' code.
+        highest: Weight of the first step, the noisiest; 1.2 in the authors' code.
+
+    Returns:
+        One weight per step, in sampling order.
+    """
+    if num_steps == 1:
+        return (highest,)
+    scale = (highest - lowest) / math.log(num_steps)
+    return tuple(lowest + scale * math.log(num_steps - step) for step in range(num_steps))

@@ -52,10 +52,15 @@ class CalibrationStats:
         """Return what was collected for one layer in one stage."""
         tensors = self.sets[0 if len(self.sets) == 1 else stage]
         norms = {path: tensors[f"{path}/input_norms"] for path in layer.inputs if f"{path}/input_norms" in tensors}
+        linears = (*layer.inputs, layer.output)
+        importance = {path: tensors[f"{path}/importance"] for path in linears if f"{path}/importance" in tensors}
         similarity = tensors.get(f"{layer.name}/similarity")
         return LayerStatistics(
             second_moment=tensors.get(f"{layer.name}/second_moment"),
             mean=tensors.get(f"{layer.name}/mean"),
             input_norms=norms or None,
             similarity=None if similarity is None else float(similarity),
+            step_weighted_moment=tensors.get(f"{layer.name}/step_weighted_moment"),
+            step_weighted_mean=tensors.get(f"{layer.name}/step_weighted_mean"),
+            importance=importance or None,
         )

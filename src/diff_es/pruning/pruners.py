@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 from diff_es.bank import group_columns
+from diff_es.calibration.statistics import WHOLE_RUN
 from diff_es.errors import InputError
-from diff_es.pruning import layerdrop, magnitude, wanda
+from diff_es.pruning import layerdrop, magnitude, taylor, wanda
 from diff_es.pruning.hessian import centred_hessian, compensate_bias
 from diff_es.pruning.obs import ObsConfig, obs_trajectory
 from diff_es.registry import Registry
@@ -28,7 +29,8 @@ class BankConfig:
     """How a bank is made.
 
     Attributes:
-        method: Name of a pruner: "obs", "wanda", "magnitude" or "layerdrop".
+        method: Name of a pruner: "obs", "wanda", "magnitude" or "layerdrop"; or one of the published methods that
+            make a single pruned model for the whole run, "obs-diff" and "diff-pruning".
         num_levels: H. With H equal to the number of heads, every level removes one head.
         damping: OBS: added to the Hessian's diagonal, as a share of its mean.
         intercept: OBS: let the bias of the output projection take part in the least squares. The paper does not.
@@ -81,6 +83,11 @@ class Pruner:
     depth: bool = False
     trajectory: Callable[[Layer, Parameters, LayerStatistics, BankConfig], LayerTrajectory] | None = None
 
+    @property
+    def one_set(self) -> bool:
+        """Whether all stages share one trajectory, whatever the calibration is: it is one pruned model."""
+        return set(self.needs) <= WHOLE_RUN
+
 
 pruners: Registry[Pruner] = Registry("pruner")
 
@@ -89,8 +96,26 @@ def _obs(layer: Layer, parameters: Parameters, statistics: LayerStatistics, conf
     """Eq. 2-4 on the layer's output projection."""
     if statistics.second_moment is None or statistics.mean is None:
         raise InputError(f"{layer.name}: OBS needs second moments; calibrate with collect=('second_moment',).")
+    return _compensated(layer, parameters, (statistics.second_moment, statistics.mean), config)
+
+
+def _obs_diff(layer: Layer, parameters: Parameters, statistics: LayerStatistics, config: BankConfig) -> LayerTrajectory:
+    """OBS with the timestep-aware Hessian of OBS-Diff (arXiv 2510.06751): one pruned model for all steps.
+
+    The authors prune the model in packages of layers, calibrating again after each, and rank heads by a sum over their
+    columns; here all layers are one package and heads are ranked as for `obs`, so that the Hessian is what differs.
+    """
+    if statistics.step_weighted_moment is None or statistics.step_weighted_mean is None:
+        raise InputError(f"{layer.name}: OBS-Diff needs weighted moments; calibrate with {_collect('obs-diff')}.")
+    return _compensated(layer, parameters, (statistics.step_weighted_moment, statistics.step_weighted_mean), config)
+
+
+def _compensated(
+    layer: Layer, parameters: Parameters, moments: tuple[Tensor, Tensor], config: BankConfig
+) -> LayerTrajectory:
+    """Remove by OBS, given E[x xᵀ] and E[x] of the output projection's inputs."""
     weight = parameters[f"{layer.output}.weight"]
-    moment, mean = statistics.second_moment.to(weight.device), statistics.mean
+    moment, mean = moments[0].to(weight.device), moments[1]
     solved = obs_trajectory(
         weight,
         centred_hessian(moment, mean) if config.intercept else moment,
@@ -128,10 +153,28 @@ def _magnitude(layer: Layer, parameters: Parameters, _: LayerStatistics, __: Ban
     return LayerTrajectory(magnitude.removal_order(magnitude.channel_scores(weights[0], layer.num_groups)))
 
 
+def _diff_pruning(layer: Layer, _: Parameters, statistics: LayerStatistics, __: BankConfig) -> LayerTrajectory:
+    """First-order Taylor importance over the whole run (Diff-Pruning, arXiv 2305.10924): one pruned model, no update.
+
+    Groups are ranked within their layer, and every layer loses the same share, as in the authors' code.
+    """
+    if statistics.importance is None:
+        raise InputError(f"{layer.name}: Diff-Pruning needs importance; calibrate with {_collect('diff-pruning')}.")
+    rows = [statistics.importance[path] for path in layer.inputs]
+    scores = taylor.group_importance(rows, statistics.importance[layer.output], layer.num_groups, layer.halves)
+    return LayerTrajectory(taylor.removal_order(scores))
+
+
+def _collect(method: str) -> str:
+    return f"collect={pruners[method].needs!r}"
+
+
 pruners.register("obs", Pruner(("second_moment",), trajectory=_obs))
 pruners.register("wanda", Pruner(("input_norms",), trajectory=_wanda))
 pruners.register("magnitude", Pruner((), trajectory=_magnitude))
 pruners.register("layerdrop", Pruner(("similarity",), depth=True))
+pruners.register("diff-pruning", Pruner(("importance",), trajectory=_diff_pruning))
+pruners.register("obs-diff", Pruner(("step_weighted_moment",), trajectory=_obs_diff))
 
 
 def stack_order(similarities: list[float | None]) -> Tensor:
