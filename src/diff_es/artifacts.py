@@ -10,8 +10,9 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,6 +179,19 @@ def locked(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise InputError(f"{folder} is in use by another run; wait for it or choose another folder.") from error
         yield
+
+
+def slugs(names: Iterable[str]) -> list[str]:
+    """Turn names into distinct file names of a-z, 0-9 and hyphens, in their order."""
+    made: list[str] = []
+    for name in names:
+        base = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60] or "unnamed"
+        slug, count = base, 1
+        while slug in made:
+            count += 1
+            slug = f"{base}-{count}"
+        made.append(slug)
+    return made
 
 
 def sha256(path: Path) -> str:

@@ -87,8 +87,7 @@ class EvaluationSection(_Section):
     compare: tuple[Comparison, ...] = Field(
         ("uniform", "three-stage", "searched-uniform"), description="schedules to measure beside the result"
     )
-    probes: Positive = Field(64, description="images for fidelity to dense; the search never saw them")
-    images: Positive = Field(256, description="images for label agreement and the Fréchet distance")
+    images: int = Field(256, ge=4, description="images that quality is measured on; no search saw them")
     batch_size: Positive = Field(64, description="images per run of the pipeline")
     latency_batch_sizes: tuple[Positive, ...] = Field((1, 8, 32), min_length=1, description="images per timed run")
     latency_repeats: Positive = Field(20, description="timed runs of each side, alternating")

@@ -48,22 +48,25 @@ def run_json(result: RunResult) -> dict[str, Any]:
 
 def run_table(result: RunResult) -> Table:
     """The comparison of the dense model with every schedule."""
+    evaluation = result.evaluation
+    size = max(entry.batch_size for entry in evaluation.dense.cost.latency)
     title = f"Result: open {escape(str(result.report))}"
-    # Without borders and edges the eight columns fit a terminal of 80 characters.
+    # Without borders and edges the columns fit a terminal of 80 characters.
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in ("schedule", "SSIM", "MSE", "labels", "Fréchet", "MACs", "ms", "speed-up"):
+    for heading in ("schedule", "SSIM", "MSE", "labels", "Fréchet", "MACs", f"ms, {size} im.", "speed-up"):
         table.add_column(heading, justify="left" if heading == "schedule" else "right", no_wrap=heading == "schedule")
-    dense = result.evaluation.dense
-    for row in result.evaluation.schedules:
+    dense = evaluation.dense.cost.latency_of(size)
+    for row in evaluation.schedules:
+        own = row.cost.latency_of(size)
         table.add_row(
             row.name,
-            f"{row.ssim:.4f}",
-            f"{row.latent_mse:.4f}",
-            _known(row.label_agreement, ".1%"),
-            _known(row.classifier_frechet, ".2f"),
-            f"{row.macs_ratio:.1%}",
-            f"{row.latency.median_ms:.0f}",
-            "" if row.is_dense else _speedup(speedup(dense.latency, row.latency)),
+            _known(row.value("ssim"), ".4f"),
+            _known(row.value("latent_mse"), ".4f"),
+            _known(row.value("label_agreement"), ".1%"),
+            _known(row.value("classifier_frechet"), ".2f"),
+            f"{row.cost.macs_ratio:.1%}",
+            f"{own.median_ms:.0f}",
+            "" if row.is_dense else _speedup(speedup(dense, own)),
         )
     return table
 

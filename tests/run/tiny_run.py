@@ -32,10 +32,9 @@ TINY: Mapping[str, Any] = {
     },
     "evaluation": {
         "compare": ["searched-uniform"],
-        "probes": 2,
-        "images": 2,
+        "images": 4,
         "batch_size": 2,
-        "latency_batch_size": 2,
+        "latency_batch_sizes": [2],
         "latency_repeats": 2,
     },
 }
@@ -111,7 +110,7 @@ def outcome(folder: Path) -> dict[str, Any]:
             kept[name] = canonical_journal(path)
         elif path.name == "evaluation.json":
             rows = json.loads(path.read_text())["schedules"]
-            kept[name] = [{**row, "latency": None} for row in rows]
+            kept[name] = [{**row, "cost": {**row["cost"], "latency": None}} for row in rows]
         else:
             kept[name] = None
     return kept

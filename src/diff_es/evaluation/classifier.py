@@ -1,22 +1,24 @@
-"""What a classifier says about generated images: the requested class, and a Fréchet distance on its features.
+"""A classifier of one's own as judge: label agreement, and distribution metrics on its features.
 
-The distance is always called *Fréchet distance on classifier features*, never FID: it uses another network, and its
-values cannot be compared with published ones.
+They are always named after the classifier ("Fréchet distance on classifier features"), never FID or inception score:
+values on another network cannot be compared with published ones.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 from diff_es.errors import InputError
-from diff_es.metrics import frechet_distance
+from diff_es.evaluation.judge import Judge, Judged
+from diff_es.metrics import gaussian
 from diff_es.progress import track
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+NAMES = ("classifier_frechet", "classifier_inception_score", "classifier_precision", "classifier_recall")
 
 
 class ImageClassifier(Protocol):
@@ -24,76 +26,58 @@ class ImageClassifier(Protocol):
 
     training: bool
 
-    def __call__(self, images: Tensor, /) -> Tensor:
-        """Map images (N, 3, H, W) in [-1, 1] to logits (N, classes)."""
-
     def features(self, images: Tensor, /) -> Tensor:
         """Map images (N, 3, H, W) in [-1, 1] to the features (N, D) that the logits are made of."""
 
-
-@dataclass(frozen=True)
-class ClassifierScores:
-    """What the classifier says about one set of images.
-
-    Attributes:
-        label_agreement: Share of images, in [0, 1], whose largest logit is that of the requested label.
-        classifier_frechet: Fréchet distance on classifier features to the reference images; lower is better.
-    """
-
-    label_agreement: float
-    classifier_frechet: float
+    def head(self, features: Tensor, /) -> Tensor:
+        """Map features (N, D) to logits (N, classes)."""
 
 
-def classifier_scores(
-    classifier: ImageClassifier, images: Tensor, labels: Tensor, *, reference: Tensor, batch_size: int = 256
-) -> ClassifierScores:
-    """Compare generated images with their labels and with real images.
-
-    An image that is not finite agrees with no label and makes the distance NaN.
+def classifier_judge(  # noqa: PLR0913 (each is one fact of the judge)
+    classifier: ImageClassifier,
+    reference: Tensor,
+    *,
+    reference_name: str,
+    version: str,
+    weights: str,
+    batch_size: int = 256,
+) -> Judge:
+    """Make a judge of a classifier whose classes are those that images are requested by.
 
     Args:
         classifier: In eval mode, on the CPU.
-        images: (N, 3, H, W) in [0, 1], N ≥ 2.
-        labels: (N,) integers, the requested classes.
-        reference: (M, D) features of real images, from `extract_features`.
+        reference: Real images (M, H, W, 3) uint8, M ≥ 4.
+        reference_name: Those images, in words.
+        version: What holds the classifier ("diff-es 0.1.0, fashion-classifier").
+        weights: sha256 of its weights.
         batch_size: Images per call of the classifier.
 
     Raises:
-        InputError: the classifier is in training mode, labels and images differ in number, images are outside
-            [0, 1], or N or M is below 2.
+        InputError: the classifier is in training mode.
     """
-    _check_eval(classifier)
-    if labels.shape != images.shape[:1]:
-        raise InputError(f"labels of shape {tuple(labels.shape)} for {images.shape[0]} images; give one per image.")
-    with torch.no_grad():
-        logits = torch.cat([classifier(batch) for batch in track(_batches(images, batch_size), "Classifying images")])
-    # argmax of NaN logits is an arbitrary class, which could be the requested one.
-    agrees = (logits.argmax(dim=1) == labels) & logits.isfinite().all(dim=1)
-    features = extract_features(classifier, images, batch_size=batch_size)
-    return ClassifierScores(float(agrees.double().mean()), frechet_distance(features, reference))
-
-
-def extract_features(classifier: ImageClassifier, images: Tensor, *, batch_size: int = 256) -> Tensor:
-    """Return the classifier's features (N, D) of images (N, 3, H, W) in [0, 1].
-
-    Raises:
-        InputError: the classifier is in training mode, or images are outside [0, 1].
-    """
-    _check_eval(classifier)
-    with torch.no_grad():
-        batches = track(_batches(images, batch_size), "Extracting features")
-        return torch.cat([classifier.features(batch) for batch in batches])
-
-
-def _batches(images: Tensor, size: int) -> tuple[Tensor, ...]:
-    """Cut into batches, moved from [0, 1] to the classifier's [-1, 1]; NaN passes, because it must be counted."""
-    if ((images < 0) | (images > 1)).any():
-        low, high = float(images.min()), float(images.max())
-        raise InputError(f"images must lie in [0, 1], got values from {low:.4g} to {high:.4g}.")
-    return torch.split(images * 2 - 1, size)
-
-
-def _check_eval(classifier: ImageClassifier) -> None:
-    """In training mode, dropout and batch statistics make every value depend on chance and on the batch."""
+    # In training mode, dropout and batch statistics make every value depend on chance and on the batch.
     if classifier.training:
         raise InputError("classifier is in training mode; call classifier.eval() first.")
+
+    def look(images: Tensor) -> Judged:
+        return look_at(classifier, images, batch_size=batch_size)
+
+    features = look(reference).features
+    return Judge(
+        look, gaussian(features), features, reference_name, NAMES, version, weights, knows_labels=True, splits=1
+    )
+
+
+@torch.no_grad()
+def look_at(classifier: ImageClassifier, images: Tensor, *, batch_size: int = 256) -> Judged:
+    """Return the classifier's features and logits of images (N, H, W, 3) uint8."""
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        raise InputError(f"images must be uint8 (N, H, W, 3), got {images.dtype} {tuple(images.shape)}.")
+    batches = torch.split(images, batch_size)
+    features = torch.cat(
+        [
+            classifier.features(batch.permute(0, 3, 1, 2).float() / 127.5 - 1)
+            for batch in track(batches, "Classifying images", total=len(batches))
+        ]
+    )
+    return Judged(features, classifier.head(features))

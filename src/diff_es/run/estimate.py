@@ -63,7 +63,9 @@ def estimate(session: Session) -> Estimate:
     cost = (1 - recipe.search.sparsity / 2) * (1 - _REPLAY_SAVES)
     section = recipe.evaluation
     contestants = 2 + len(section.compare)
-    images = section.probes + section.images + (section.latency_repeats + 3) * section.latency_batch_size
+    # Each latency is timed twice, once for the denoiser alone.
+    timed = 2 * (section.latency_repeats + 3) * sum(section.latency_batch_sizes)
+    images = section.images + timed
     return Estimate(
         evaluations=evaluations,
         search_seconds=evaluations * recipe.search.probes * seconds * cost,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,23 +10,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diff_es import zoo
 from diff_es.artifacts import locked, write_bytes
 from diff_es.bank import Pruned
 from diff_es.baselines import three_stage
 from diff_es.errors import InputError
 from diff_es.evaluation import Evaluation
 from diff_es.recipe import Recipe
-from diff_es.report import FitnessPoint, ReportContent, write_report
+from diff_es.report import write_report
+from diff_es.run.judges import known_judge
 from diff_es.run.measure import DENSE, Bench, Contestant, evaluate
 from diff_es.run.session import Session
-from diff_es.sampling import Requests, class_labels, sample
+from diff_es.run.show import report_content
 
 if TYPE_CHECKING:
     from diff_es.search import SearchResult
 
-#: Images per row of the report's picture.
-_GRID = 10
+#: What a search does, in words.
+_FOUND = {
+    "evolution": "found by the search",
+    "uniform": "all the same",
+    "three-stage": "of three hand-made stages, our reading of MosaicDiff",
+}
 #: Temporary names of diff_es.artifacts.
 _LEFTOVER = re.compile(r"\..+\.\d+\.tmp")
 
@@ -78,8 +81,9 @@ def compress(recipe: Recipe, folder: Path, *, pipe: Any = None, resume: bool = F
         result = session.search(recipe.search.allocation)
         pruned = session.pruned()
         contestants = _contestants(session)
-        evaluation = _evaluation(session, contestants)
-        report = write_report(folder, _report_content(session, contestants, evaluation, command))
+        bench = Bench(session.pipe, session.sampler, known_judge(recipe.model))
+        evaluation = _evaluation(session, bench, contestants)
+        report = write_report(folder, report_content(session, bench, contestants, evaluation, command))
         return RunResult(folder, pruned, result, evaluation, report)
 
 
@@ -136,70 +140,39 @@ def _ours(item: Path) -> bool:
 
 def _contestants(session: Session) -> tuple[Contestant, ...]:
     """The dense model, the compared schedules, and the recipe's own at the end."""
-    recipe, space = session.recipe, session.space
-    uniform = session.bank.uniform_allocation()
-    entries = [Contestant(DENSE, "The model as it is.", None)]
+    recipe, space, bank = session.recipe, session.space, session.bank
+    uniform = bank.uniform_allocation()
+    entries = [Contestant(DENSE, "The model as it is.")]
     for name in recipe.evaluation.compare:
         if name == "uniform":
-            entries.append(
-                Contestant(name, "The same level in every stage and layer.", uniform.resolve(space.uniform()))
-            )
+            schedule = uniform.resolve(space.uniform())
+            entries.append(Contestant(name, "The same level in every stage and layer.", schedule, bank))
         elif name == "three-stage":
-            levels = three_stage(session.plan, space)
-            entries.append(
-                Contestant(name, "Three hand-made stages, our reading of MosaicDiff.", uniform.resolve(levels))
-            )
+            schedule = uniform.resolve(three_stage(session.plan, space))
+            entries.append(Contestant(name, "Three hand-made stages, our reading of MosaicDiff.", schedule, bank))
         elif recipe.search.allocation != "uniform":
             entries.append(_searched(session, "uniform"))
     return (*entries, _searched(session, recipe.search.allocation))
 
 
 def _searched(session: Session, allocation: str) -> Contestant:
-    words = {
-        "uniform": "Stage levels found by the search, the same share of every layer (the paper's method).",
-        "sensitivity": "Stage levels found by the search, spent on the layers that matter least.",
+    spent = {
+        "uniform": "the same share of every layer",
+        "sensitivity": "spent on the layers that matter least",
     }
-    return Contestant(f"searched, {allocation}", words[allocation], session.schedule(allocation))
+    found = _FOUND.get(session.recipe.search.algorithm, f"found by {session.recipe.search.algorithm}")
+    description = f"Stage levels {found}, {spent[allocation]}."
+    return Contestant(search_name(session, allocation), description, session.schedule(allocation), session.bank)
 
 
-def _evaluation(session: Session, contestants: tuple[Contestant, ...]) -> Evaluation:
+def search_name(session: Session, allocation: str) -> str:
+    """Name of a search's schedule: "searched, sensitivity", or of another algorithm "greedy, sensitivity"."""
+    algorithm = session.recipe.search.algorithm
+    return f"{'searched' if algorithm == 'evolution' else algorithm}, {allocation}"
+
+
+def _evaluation(session: Session, bench: Bench, contestants: tuple[Contestant, ...]) -> Evaluation:
     path = session.folder / "evaluation.json"
     if not path.exists():
-        evaluate(session, contestants).write(path)
+        evaluate(session, bench, contestants).write(path)
     return Evaluation.read(path)
-
-
-def _report_content(
-    session: Session, contestants: tuple[Contestant, ...], evaluation: Evaluation, command: str
-) -> ReportContent:
-    recipe = session.recipe
-    searches = [entry.name.removeprefix("searched, ") for entry in contestants if entry.name.startswith("searched")]
-    labels = class_labels(session.pipe)[:_GRID]
-    grid = Requests.cycle(labels, len(labels), session.evaluation_probes().seeds[0])
-    bench = Bench(session)
-    images = {}
-    for entry in contestants:
-        with bench.running(entry):
-            images[entry.name] = sample(session.pipe, grid, session.sampler).permute(0, 2, 3, 1).numpy()
-    fashion = recipe.model.startswith("zoo:fashion")
-    return ReportContent(
-        title=f"{recipe.model.removeprefix('zoo:')}: {recipe.search.sparsity:.0%} of the prunable MACs removed",
-        evaluation=evaluation,
-        schedules={entry.name: entry.schedule for entry in contestants if entry.schedule is not None},
-        history={f"searched, {name}": _points(session.search(name)) for name in searches},
-        fitness=f"{recipe.search.metric} on {recipe.search.probes} probes",
-        images=images,
-        columns=tuple(zoo.CLASS_NAMES[label] if fashion else str(label) for label in labels),
-        recipe=recipe.dump(),
-        command=command or shlex.join(["diff-es", "run", "recipe.yaml", "--output", session.folder.name]),
-    )
-
-
-def _points(result: SearchResult) -> tuple[FitnessPoint, ...]:
-    return tuple(
-        FitnessPoint(record.generation, record.population.best, record.population.mean, record.population.worst)
-        for record in result.history
-        if record.population.best is not None
-        and record.population.mean is not None
-        and record.population.worst is not None
-    )

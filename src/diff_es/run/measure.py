@@ -1,43 +1,56 @@
-"""MEASURE the dense model and every compared schedule side by side: fidelity, quality, MACs, latency."""
+"""MEASURE the dense model and every compared schedule side by side: quality on stored images, and cost."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
-from diff_es import zoo
-from diff_es.calibration import record_calls
-from diff_es.denoisers import count_macs, denoiser_of
+from diff_es.artifacts import read_record, slugs, write_record
+from diff_es.bank import Bank
+from diff_es.denoisers import Fingerprint, denoiser_of, fingerprint
 from diff_es.evaluation import (
-    ClassifierScores,
+    Contender,
+    Cost,
     Evaluation,
-    LatencyRecord,
+    ImageScores,
+    Judge,
+    Measurement,
     Protocol,
+    Quality,
     Samples,
     ScheduleEvaluation,
-    classifier_scores,
+    StoredSamples,
+    agreement,
+    assess,
     environment,
-    extract_features,
-    generate,
-    measure_latency,
+    fidelity,
+    measure_batch_sizes,
+    measure_costs,
+    measurements,
+    routing_contender,
+    stored,
 )
-from diff_es.fitness import Result, run
-from diff_es.images import to_tensor
-from diff_es.metrics import metrics
-from diff_es.routing import Router, install_, remove_
-from diff_es.sampling import Requests, sample
+from diff_es.fitness import run
+from diff_es.run.judges import known_judge
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
     from diff_es.run.session import Session
+    from diff_es.sampling import Requests, SamplerConfig
     from diff_es.schedule import PruningSchedule
+    from diff_es.stages import StagePlan
 
 DENSE = "dense"
-_METRICS = ("ssim", "latent_mse")
+FIDELITY = ("ssim", "latent_mse")
+#: Images per file of stored samples.
+_CHUNK = 64
 
 
 @dataclass(frozen=True)
@@ -48,159 +61,181 @@ class Contestant:
         name: Short unique name.
         description: One sentence: how the schedule came about.
         schedule: What is pruned; None for the dense model.
+        bank: Where its weights are; None for the dense model.
     """
 
     name: str
     description: str
+    schedule: PruningSchedule | None = None
+    bank: Bank | None = None
+
+
+@dataclass(frozen=True)
+class _ImageSettings:
+    """What stored images depend on; a folder of other images is refused."""
+
+    fingerprint: Fingerprint
+    scheduler: str
+    sampler: SamplerConfig
+    requests: Requests
     schedule: PruningSchedule | None
-
-
-def evaluate(session: Session, contestants: tuple[Contestant, ...]) -> Evaluation:
-    """Measure all contestants on the same seeds within one run.
-
-    Args:
-        session: The run; its pipeline is dense before and after.
-        contestants: The dense model first.
-    """
-    bench = Bench(session)
-    results = {entry.name: bench.probe(entry) for entry in contestants}
-    scores = {entry.name: bench.classify(entry) for entry in contestants}
-    macs = {entry.name: bench.macs(entry) for entry in contestants}
-    latency = bench.latency(contestants)
-    rows = tuple(_row(entry, results, scores[entry.name], macs, latency[entry.name]) for entry in contestants)
-    return Evaluation(rows, _protocol(session), environment(session.device), _PROTOCOL_TEXT)
+    bank: tuple[str, ...]
 
 
 class Bench:
-    """Runs contestants; each keeps one router, so that nothing is cut twice."""
+    """Runs contestants on one pipeline; each is routed by one router, so that nothing is cut twice."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._pipe = session.pipe
-        self._routers: dict[str, Router] = {}
-        self._classifier = _classifier(session)
+    def __init__(self, pipe: Any, sampler: SamplerConfig, judge: Judge | None) -> None:
+        """Prepare.
 
-    def probe(self, entry: Contestant) -> Result:
-        """Sample the held-out probes."""
-        session = self._session
-        batches = session.evaluation_probes().batches(session.recipe.evaluation.batch_size)
-        with self.running(entry):
-            results = [run(self._pipe, batch, session.sampler) for batch in batches]
-        images = torch.cat([result.of("images") for result in results])
-        return Result(images, torch.cat([result.latents for result in results]))
+        Args:
+            pipe: The dense pipeline; it is dense again after every call.
+            sampler: Steps and guidance.
+            judge: What the images are judged by besides their fidelity to dense.
+        """
+        self.pipe = pipe
+        self.sampler = sampler
+        self.judge = judge
+        self._contenders: dict[str, Contender] = {}
 
-    def classify(self, entry: Contestant) -> ClassifierScores | None:
-        """Sample the evaluation images and let the classifier judge them; None where no classifier is known."""
-        if self._classifier is None:
-            return None
-        session = self._session
-        requests = session.evaluation_images()
-        with self.running(entry):
-            images = generate(self._pipe, requests, session.sampler, batch_size=session.recipe.evaluation.batch_size)
-        classifier, reference = self._classifier
-        return classifier_scores(classifier, images, torch.tensor(requests.labels), reference=reference)
+    @property
+    def device(self) -> torch.device:
+        """Where the denoiser runs."""
+        return next(denoiser_of(self.pipe).parameters()).device
 
-    def macs(self, entry: Contestant) -> int:
-        """Count the multiply-adds of all denoiser calls for one image, guidance included."""
-        session = self._session
-        calls = record_calls(self._pipe, Requests((0,), (0,)), session.sampler)
-        denoiser = denoiser_of(self._pipe)
-        with self.running(entry):
-            return sum(count_macs(denoiser, _on_device(call, session.device)) for _, call in calls)
+    def contender(self, entry: Contestant) -> Contender:
+        """Return the context in which the pipeline is this contestant."""
+        if entry.schedule is None or entry.bank is None:
+            return nullcontext
+        if entry.name not in self._contenders:
+            self._contenders[entry.name] = routing_contender(self.pipe, entry.bank, entry.schedule)
+        return self._contenders[entry.name]
 
-    def latency(self, contestants: tuple[Contestant, ...]) -> dict[str, LatencyRecord]:
-        """Time one pipeline call of each contestant, alternating."""
-        section = self._session.recipe.evaluation
-        images = self._session.evaluation_images()
-        batch = Requests.cycle(images.labels, section.latency_batch_size, images.seeds[0])
-        sides = {entry.name: self._side(entry, batch) for entry in contestants}
-        return measure_latency(sides, repeats=section.latency_repeats, device=self._session.device)
+    def sample(self, entry: Contestant, requests: Requests, folder: Path, batch_size: int) -> StoredSamples:
+        """Return images and latents of a contestant; those that the folder holds already are not made again."""
+        settings = _ImageSettings(
+            fingerprint=fingerprint(denoiser_of(self.pipe)),
+            scheduler=type(self.pipe.scheduler).__name__,
+            sampler=self.sampler,
+            requests=requests,
+            schedule=entry.schedule,
+            bank=tuple(file.sha256 for file in entry.bank.info.files) if entry.bank else (),
+        )
+        with self.contender(entry)():
+            return stored(folder, requests, self._produce, settings=settings, chunk=_CHUNK, batch_size=batch_size)
 
-    def _side(self, entry: Contestant, batch: Requests) -> Callable[[], None]:
-        def side() -> None:
-            with self.running(entry):
-                sample(self._pipe, batch, self._session.sampler)
+    def assess(self, own: StoredSamples, dense: StoredSamples, requests: Requests) -> Quality:
+        """Compare a contestant's samples with the dense ones, and let the judge look at them; kept beside them."""
+        path = own.folder / "quality.json"
+        if not path.exists():
+            write_record(path, assess(self._scores(own, dense, requests), self.judge))
+        return read_record(path, Quality)
 
-        return side
+    def costs(
+        self, entries: tuple[Contestant, ...], plans: Mapping[str, StagePlan], latency: tuple[int, ...], repeats: int
+    ) -> dict[str, Cost]:
+        """Count and time all contestants; their times alternate within each batch size.
 
-    @contextmanager
-    def running(self, entry: Contestant) -> Iterator[None]:
-        """Route the pipeline by the contestant's schedule."""
-        if entry.schedule is None:
-            yield
-            return
-        denoiser = denoiser_of(self._pipe)
-        if entry.name not in self._routers:
-            self._routers[entry.name] = Router(denoiser, self._session.bank)
-            self._routers[entry.name].set_schedule(entry.schedule)
-        install_(denoiser, self._routers[entry.name])
-        try:
-            yield
-        finally:
-            remove_(self._pipe)
+        Args:
+            entries: The dense model first.
+            plans: Name → the stages of its schedule.
+            latency: Batch sizes to time; empty for none.
+            repeats: Timed runs of each.
+        """
+        contenders = {entry.name: self.contender(entry) for entry in entries}
+        times = {}
+        if latency:
+            sizes = tuple(latency)
+            times = measure_batch_sizes(self.pipe, contenders, self.sampler, batch_sizes=sizes, repeats=repeats)
+        costs: dict[str, Cost] = {}
+        for name, contender in contenders.items():
+            pair = {DENSE: contenders[DENSE], name: contender}
+            costs[name] = measure_costs(self.pipe, pair, plans[name], self.sampler, latency=times)[name]
+        return costs
+
+    def measurements(self, quality: Quality, requests: Requests) -> tuple[Measurement, ...]:
+        """Return one record per metric."""
+        samples = Samples(len(requests), requests.seeds[0])
+        return measurements(quality, self.judge, samples, self.sampler, str(self.device))
+
+    def _produce(self, requests: Requests) -> dict[str, Tensor]:
+        """Sample one batch. Values that are not finite become black pixels; the latents keep them, and tell."""
+        result = run(self.pipe, requests, self.sampler)
+        pixels = (result.of("images").nan_to_num(0.0) * 255).round().clamp(0, 255).to(torch.uint8)
+        return {"images": pixels.permute(0, 2, 3, 1).contiguous(), "latents": result.latents}
+
+    def _scores(self, own: StoredSamples, dense: StoredSamples, requests: Requests) -> ImageScores:
+        mine, theirs = ({name: side.tensor(name) for name in ("images", "latents")} for side in (own, dense))
+        broken = ~mine["latents"].isfinite().flatten(1).all(dim=1)
+        values = {
+            name: scores.masked_fill(broken, torch.nan) for name, scores in fidelity(mine, theirs, FIDELITY).items()
+        }
+        if self.judge is None:
+            return ImageScores(values)
+        judged = self.judge.look(mine["images"])
+        judged.features[broken], judged.logits[broken] = torch.nan, torch.nan
+        agrees = agreement(judged, torch.tensor(requests.labels)) if self.judge.knows_labels else None
+        return ImageScores(values, agrees, judged)
 
 
-def _row(
-    entry: Contestant,
-    results: Mapping[str, Result],
-    scores: ClassifierScores | None,
-    macs: Mapping[str, int],
-    latency: LatencyRecord,
-) -> ScheduleEvaluation:
-    own, dense = results[entry.name], results[DENSE]
-    fidelity = {
-        name: float(metrics[name](own.of(metrics[name].needs), dense.of(metrics[name].needs)).mean())
-        for name in _METRICS
-    }
-    return ScheduleEvaluation(
-        name=entry.name,
-        description=entry.description,
-        levels=None if entry.schedule is None else entry.schedule.levels,
-        ssim=fidelity["ssim"],
-        latent_mse=fidelity["latent_mse"],
-        label_agreement=scores.label_agreement if scores else None,
-        classifier_frechet=scores.classifier_frechet if scores else None,
-        macs=macs[entry.name],
-        macs_ratio=macs[entry.name] / macs[DENSE],
-        latency=latency,
+def evaluate(session: Session, bench: Bench, contestants: tuple[Contestant, ...]) -> Evaluation:
+    """Measure all contestants on the same seeds.
+
+    Args:
+        session: The run; its folder keeps the images.
+        bench: What runs them.
+        contestants: The dense model first.
+    """
+    requests, section = session.evaluation_images(), session.recipe.evaluation
+    samples = evaluation_samples(session, bench, contestants)
+    quality = {name: bench.assess(own, samples[DENSE], requests) for name, own in samples.items()}
+    plans = {entry.name: session.plan for entry in contestants}
+    costs = bench.costs(contestants, plans, section.latency_batch_sizes, section.latency_repeats)
+    rows = tuple(
+        ScheduleEvaluation(
+            name=entry.name,
+            description=entry.description,
+            levels=None if entry.schedule is None else entry.schedule.levels,
+            quality=bench.measurements(quality[entry.name], requests),
+            cost=costs[entry.name],
+        )
+        for entry in contestants
     )
+    return Evaluation(rows, _protocol(session), environment(session.device))
 
 
-_PROTOCOL_TEXT = (
-    "SSIM and latent MSE compare each image with the dense model's for the same seed and label, on probes that the "
-    "search never saw. Label agreement and the Fréchet distance use the shipped Fashion-MNIST classifier; the distance "
-    "is taken on its features against test images, and is no FID. MACs count the matrix products of all denoiser "
-    "calls for one image, guidance included. Latency is the median of whole pipeline calls, all models alternating."
+def evaluation_samples(session: Session, bench: Bench, contestants: tuple[Contestant, ...]) -> dict[str, StoredSamples]:
+    """Return every contestant's images and latents; those that the run directory holds are not made again."""
+    folder, size = session.folder / "evaluation", session.recipe.evaluation.batch_size
+    names = [entry.name for entry in contestants]
+    return {
+        entry.name: bench.sample(entry, session.evaluation_images(), folder / slug, size)
+        for entry, slug in zip(contestants, slugs(names), strict=True)
+    }
+
+
+_FIDELITY_TEXT = (
+    "SSIM and latent MSE compare each image with the dense model's for the same seed and label; no search saw these "
+    "seeds."
+)
+_CLASSIFIER_TEXT = (
+    " Label agreement is the share of images to which the shipped Fashion-MNIST classifier gives the requested label; "
+    "the Fréchet distance, the inception-score analogue (one split), precision and recall (k = 3) use its features "
+    "and are neither FID nor the inception score."
+)
+_COST_TEXT = (
+    " Intervals are 95 % bootstrap intervals over the images. MACs count the matrix products of all denoiser calls for "
+    "one image, guidance included, one multiplication and addition each. Latency is a median; all models alternate "
+    "within each batch size."
 )
 
 
 def _protocol(session: Session) -> Protocol:
-    section = session.recipe.evaluation
-    probes, images = session.evaluation_probes(), session.evaluation_images()
+    known = known_judge(session.recipe.model) is not None
     return Protocol(
+        name="fidelity and fashion-classifier" if known else "fidelity",
         model=session.recipe.model,
         scheduler=type(session.pipe.scheduler).__name__,
         sampling=session.sampler,
-        probes=Samples(len(probes), probes.seeds[0]),
-        images=Samples(len(images), images.seeds[0]),
-        reference_images=len(zoo.reference_set().images) if _has_classifier(session) else 0,
-        latency_batch_size=section.latency_batch_size,
-        metric_versions={name: metrics[name].version for name in _METRICS},
+        text=_FIDELITY_TEXT + _CLASSIFIER_TEXT * known + _COST_TEXT,
     )
-
-
-def _has_classifier(session: Session) -> bool:
-    """The shipped classifier knows Fashion-MNIST and nothing else."""
-    return session.recipe.model.startswith("zoo:fashion")
-
-
-def _classifier(session: Session) -> tuple[Any, Tensor] | None:
-    if not _has_classifier(session):
-        return None
-    classifier = zoo.load_classifier()
-    images = (to_tensor(zoo.reference_set().images) + 1) / 2
-    return classifier, extract_features(classifier, images.clamp(0, 1))
-
-
-def _on_device(call: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    return {name: value.to(device) if torch.is_tensor(value) else value for name, value in call.items()}

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 from diff_es.allocation import Sensitivity, measure_sensitivity
 from diff_es.artifacts import MANIFEST, read_record, write_record
 from diff_es.bank import Bank, Pruned
+from diff_es.baselines import algorithms, journal_header, settings_for
 from diff_es.calibration import CalibrationConfig, CalibrationSource, DatasetSource, SamplingSource, calibrate, encode
 from diff_es.denoisers import denoiser_of, dense_denoiser_of, spec_of
 from diff_es.fitness import TrajectoryFitness
@@ -28,12 +29,13 @@ from diff_es.routing import save
 from diff_es.run.models import image_size, load_images, load_pipeline
 from diff_es.sampling import Requests, SamplerConfig, class_labels
 from diff_es.schedule import Allocation, PruningSchedule, ScheduleSpace
-from diff_es.search import EvolutionConfig, Journal, JournalHeader, SearchResult, search_schedule
+from diff_es.search import EvolutionConfig, Journal, SearchResult, search_with
 from diff_es.stages import StagePlan
 
 #: Seeds of different purposes lie this far apart, so that they never meet.
 _SEED_SPAN = 1_000_000
-_SEARCH_PROBES, _EVALUATION_PROBES, _EVALUATION_IMAGES, _CALIBRATION_RUNS = range(4)
+_SEARCH_PROBES, _EVALUATION_IMAGES, _CALIBRATION_RUNS = range(3)
+_PURPOSES = 4
 
 
 class Session:
@@ -61,7 +63,8 @@ class Session:
             InputError: unknown pruner or metric, a model that cannot be pruned, more stages than steps, or a budget
                 that no schedule meets.
         """
-        _ = self.pruner_config, metrics[self.recipe.search.metric], self.evolution
+        search = self.recipe.search
+        _ = self.pruner_config, metrics[search.metric], self.evolution, algorithms[search.algorithm]
         dense_denoiser_of(self.pipe)
         _ = self.space
 
@@ -152,10 +155,12 @@ class Session:
         if (folder / "result.json").exists():
             return read_record(folder / "result.json", SearchResult)
         fitness = self.fitness(allocation)
-        config = self.evolution
-        header = JournalHeader(self._fitness_fingerprint(allocation), self.space, config)
+        name = self.recipe.search.algorithm
+        settings = settings_for(name, self.space, self.evolution)
+        made = algorithms[name](self.space, self.plan, settings)
+        header = journal_header(name, self._fitness_fingerprint(allocation), self.space, settings)
         with Journal(folder / "journal.jsonl", header) as journal:
-            result = search_schedule(fitness, self.space, config, journal)
+            result = search_with(made, fitness, journal, seed=self.search_seed)
         write_record(folder / "result.json", result)
         return result
 
@@ -210,19 +215,15 @@ class Session:
 
     def requests(self, purpose: int, count: int, seed: int | None = None) -> Requests:
         """Return images to sample, with seeds that no other purpose of the run shares."""
-        first = ((self.recipe.seed if seed is None else seed) * 4 + purpose) * _SEED_SPAN
+        first = ((self.recipe.seed if seed is None else seed) * _PURPOSES + purpose) * _SEED_SPAN
         return Requests.cycle(class_labels(self.pipe), count, first)
 
     def search_probes(self) -> Requests:
         """Images that the search scores schedules on."""
         return self.requests(_SEARCH_PROBES, self.recipe.search.probes, self.search_seed)
 
-    def evaluation_probes(self) -> Requests:
-        """Images for fidelity to dense, which the search never saw."""
-        return self.requests(_EVALUATION_PROBES, self.recipe.evaluation.probes)
-
     def evaluation_images(self) -> Requests:
-        """Images for label agreement and the Fréchet distance."""
+        """Images that quality is measured on; no search saw them."""
         return self.requests(_EVALUATION_IMAGES, self.recipe.evaluation.images)
 
     def _fitness_fingerprint(self, allocation: str) -> str:

@@ -1,0 +1,102 @@
+"""What the report of a run shows: schedules, the searches behind them, images of the same seeds, the worst cases."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from diff_es import zoo
+from diff_es.artifacts import sha256
+from diff_es.metrics import metrics
+from diff_es.report import FitnessPoint, Gallery, Provenance, ReportContent, WorstCase
+from diff_es.run.measure import DENSE, Bench, Contestant, evaluation_samples
+
+if TYPE_CHECKING:
+    from diff_es.evaluation import Evaluation, StoredSamples
+    from diff_es.run.session import Session
+    from diff_es.search import SearchResult
+
+#: Images per row of the grid, and worst cases of each schedule.
+_GRID, _WORST = 10, 4
+_FASHION_LICENCE = "Fashion-MNIST, MIT licence, Zalando SE"
+
+
+def report_content(
+    session: Session, bench: Bench, contestants: tuple[Contestant, ...], evaluation: Evaluation, command: str
+) -> ReportContent:
+    """Gather everything that the report of a run shows."""
+    recipe = session.recipe
+    samples = evaluation_samples(session, bench, contestants)
+    schedules = {entry.name: entry.schedule for entry in contestants if entry.schedule is not None}
+    return ReportContent(
+        title=f"{recipe.model.removeprefix('zoo:')}: {recipe.search.sparsity:.0%} of the prunable MACs removed",
+        evaluation=evaluation,
+        schedules=schedules,
+        history={
+            entry.name: fitness_points(session.search(entry.schedule.allocation))
+            for entry in contestants
+            if entry.schedule is not None and entry.name.endswith(f", {entry.schedule.allocation}")
+        },
+        fitness=f"{recipe.search.metric} on {recipe.search.probes} probes",
+        gallery=gallery(samples, session.evaluation_images().labels, fashion=recipe.model.startswith("zoo:fashion")),
+        provenance=Provenance(
+            command=command or shlex.join(["diff-es", "run", "recipe.yaml", "--output", session.folder.name]),
+            recipe=recipe.dump(),
+            licences=licences(recipe.model, recipe.search.metric),
+            checksums={
+                path.relative_to(session.folder).as_posix(): sha256(path)
+                for path in sorted((session.folder / "pruned").iterdir())
+            },
+        ),
+    )
+
+
+def gallery(samples: Mapping[str, StoredSamples], labels: tuple[int, ...], *, fashion: bool) -> Gallery:
+    """Return the first images of each contestant, and those of each schedule that differ most from dense.
+
+    Args:
+        samples: Name → stored samples, "dense" among them.
+        labels: Label of every sample.
+        fashion: Whether the labels are those of Fashion-MNIST.
+    """
+    words = tuple(zoo.CLASS_NAMES[label] if fashion else str(label) for label in labels)
+    images = {name: own.tensor("images") for name, own in samples.items()}
+    seeds = samples[DENSE].seeds
+    worst = {}
+    for name, own in images.items():
+        if name == DENSE:
+            continue
+        values = metrics["ssim"](*(part.permute(0, 3, 1, 2).float() / 255 for part in (own, images[DENSE])))
+        rows = values.argsort()[:_WORST].tolist()
+        worst[name] = tuple(
+            WorstCase(seeds[row], float(values[row]), images[DENSE][row].numpy(), own[row].numpy(), words[row])
+            for row in rows
+        )
+    count = min(_GRID, len(seeds))
+    return Gallery(
+        {name: own[:count].numpy() for name, own in images.items()}, words[:count], tuple(seeds[:count]), worst
+    )
+
+
+def licences(model: str, metric: str) -> dict[str, str]:
+    """Return the licences that a result stands on, as far as they are known here."""
+    known = {}
+    if model.startswith("zoo:"):
+        known[model] = f"Apache-2.0, trained on {_FASHION_LICENCE}"
+    else:
+        known[model] = "see the model card: a pruned model falls under the licence of the dense one"
+    if metric == "topiq":
+        known["topiq"] = "pyiqa, PolyForm Noncommercial 1.0.0: not for commercial use"
+    return known
+
+
+def fitness_points(result: SearchResult) -> tuple[FitnessPoint, ...]:
+    """Return the survivors of each generation that has a usable one."""
+    return tuple(
+        FitnessPoint(record.generation, record.population.best, record.population.mean, record.population.worst)
+        for record in result.history
+        if record.population.best is not None
+        and record.population.mean is not None
+        and record.population.worst is not None
+    )
