@@ -1,15 +1,21 @@
-"""Count multiply-adds. One MAC is one multiplication and one addition: half of what the counter calls FLOPs."""
+"""Count what one denoiser call uses: multiply-adds and parameters.
+
+One MAC is one multiplication and one addition: half of what the counter calls FLOPs. Shapes are enough for it, so a
+model on the meta device, which holds no weights, is counted like any other.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 if TYPE_CHECKING:
-    from torch import nn
+    from types import TracebackType
 
 
 def count_macs(module: nn.Module, call: Mapping[str, Any]) -> int:
@@ -43,6 +49,59 @@ def macs_by_module(module: nn.Module, call: Mapping[str, Any]) -> dict[str, int]
         for path, operations in counts.items()
         if path.startswith(prefix)
     }
+
+
+def parameters_used(module: nn.Module, call: Mapping[str, Any]) -> tuple[nn.Parameter, ...]:
+    """Run one call of the module and return the parameters that entered an operation, each once.
+
+    What a router has sliced away and what belongs to dropped blocks is not among them; an embedding table counts whole.
+
+    Args:
+        module: The denoiser, dense or routed.
+        call: The keyword arguments of one call.
+    """
+    with torch.no_grad(), _ParameterRecorder() as recorder:
+        module(**call)
+    return tuple(recorder.seen.values())
+
+
+class _ParameterRecorder(TorchFunctionMode):
+    """Keeps every parameter that is an argument of an operation."""
+
+    seen: dict[int, nn.Parameter]
+
+    def __enter__(self) -> _ParameterRecorder:
+        self.seen = {}
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, traceback)  # type: ignore[no-untyped-call]
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        named = kwargs or {}
+        # Reading an attribute (weight.dtype) comes here too, and uses nothing.
+        if func.__name__ != "__get__":
+            for value in _flat((*args, *named.values())):
+                if isinstance(value, nn.Parameter):
+                    self.seen[id(value)] = value
+        return func(*args, **named)
+
+
+def _flat(values: Iterable[Any]) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from _flat(value)
+        else:
+            yield value
 
 
 def _counted(module: nn.Module, call: Mapping[str, Any]) -> FlopCounterMode:
