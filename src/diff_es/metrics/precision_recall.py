@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 #: Distances are equal if their squares differ by less than this share of the two squared lengths: the formula below
-#: rounds to about 1e-13 of them, which would put points at exactly the radius, such as copies of an image, in or out by chance.
+#: rounds to about 1e-13 of them, which would put points at exactly the radius, such as copies, in or out by chance.
 _ROUNDING = 1e-12
 
 
