@@ -6,13 +6,14 @@ import itertools
 
 import pytest
 import torch
-from diffusers import DDPMScheduler, DiTPipeline
+from diffusers import DDPMScheduler, DiTPipeline, StableDiffusionPipeline
 from hypothesis import given
 from hypothesis import strategies as st
 
 from diff_es.errors import InputError
-from diff_es.sampling import Requests, SamplerConfig, class_labels, quiet, sample, seeded
+from diff_es.sampling import PromptRequests, Requests, SamplerConfig, class_labels, quiet, sample, seeded
 from support import CLASSES, tiny_pipe
+from text_models import tiny_text_pipe
 
 SAMPLER = SamplerConfig(num_inference_steps=3)
 
@@ -112,3 +113,69 @@ def test_quiet_restores_the_progress_bar() -> None:
         assert pipe._progress_bar_config == {"desc": "mine", "disable": True}
         raise KeyboardInterrupt
     assert pipe._progress_bar_config == {"desc": "mine", "disable": False}
+
+
+PROMPTS = ("a dog", "a red cat", "a longer prompt about nothing")
+
+
+@pytest.fixture(scope="module")
+def text_pipe(tmp_path_factory: pytest.TempPathFactory) -> StableDiffusionPipeline:
+    return tiny_text_pipe(tmp_path_factory.mktemp("tokenizer"))
+
+
+@given(st.lists(st.text(min_size=1), min_size=1, max_size=9), st.integers(0, 10**6), st.integers(1, 4))
+def test_prompt_requests_have_consecutive_seeds_and_keep_the_order(prompts: list[str], first: int, size: int) -> None:
+    requests = PromptRequests.consecutive(prompts, first)
+    assert len(requests) == len(prompts) and requests.seeds == tuple(range(first, first + len(prompts)))
+    assert requests.arguments() == {"prompt": prompts}
+    batches = list(requests.batches(size))
+    assert sum((batch.prompts for batch in batches), ()) == tuple(prompts)
+    assert sum((batch.seeds for batch in batches), ()) == requests.seeds
+    assert max(len(batch) for batch in batches) <= size
+
+
+@pytest.mark.parametrize(("prompts", "seeds"), [((), ()), (("a",), ()), (("a", "b"), (3,))])
+def test_prompt_requests_need_a_seed_for_each_prompt(prompts: tuple[str, ...], seeds: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match="one per image"):
+        PromptRequests(prompts, seeds)
+
+
+def test_class_requests_say_what_the_pipeline_takes() -> None:
+    assert Requests((3, 1), (0, 1)).arguments() == {"class_labels": [3, 1]}
+
+
+def test_prompted_images_do_not_depend_on_their_batch(text_pipe: StableDiffusionPipeline) -> None:
+    requests = PromptRequests.consecutive(PROMPTS, 11)
+    together = sample(text_pipe, requests, SAMPLER)
+    assert together.shape == (3, 3, 16, 16) and 0 <= float(together.min()) < float(together.max()) <= 1
+    for size in (1, 2):
+        parts = torch.cat([sample(text_pipe, batch, SAMPLER) for batch in requests.batches(size)])
+        torch.testing.assert_close(parts, together, rtol=1e-4, atol=1e-6)
+
+
+def test_prompt_and_seed_both_matter(text_pipe: StableDiffusionPipeline) -> None:
+    base, prompt, seed = (
+        sample(text_pipe, PromptRequests((a,), (b,)), SAMPLER) for a, b in (("a dog", 5), ("a cat", 5), ("a dog", 6))
+    )
+    assert (base - prompt).abs().max() > 1e-3 and (base - seed).abs().max() > 1e-3
+
+
+def test_requests_of_the_wrong_kind_are_one_clear_line(pipe: DiTPipeline, text_pipe: StableDiffusionPipeline) -> None:
+    with pytest.raises(InputError, match="DiTPipeline takes no 'prompt': give Requests"):
+        sample(pipe, PromptRequests(("a dog",), (1,)), SAMPLER)
+    with pytest.raises(InputError, match="StableDiffusionPipeline takes no 'class_labels'"):
+        sample(text_pipe, Requests((1,), (1,)), SAMPLER)
+
+
+def test_blackened_images_are_refused(text_pipe: StableDiffusionPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pipeline's own hook for its safety checker, made to dislike the second image."""
+
+    def check(image: torch.Tensor, *_: object) -> tuple[torch.Tensor, list[bool]]:
+        flags = [index == 1 for index in range(len(image))]
+        image[1:2] = 0
+        return image, flags
+
+    monkeypatch.setattr(text_pipe, "run_safety_checker", check)
+    with pytest.raises(InputError, match=r"blackened 1 of 3 images \(seeds \[12\]\): .*safety_checker=None"):
+        sample(text_pipe, PromptRequests.consecutive(PROMPTS, 11), SAMPLER)
+    assert sample(text_pipe, PromptRequests(PROMPTS[:1], (11,)), SAMPLER).max() > 0

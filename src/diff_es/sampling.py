@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ class SamplerConfig:
 
 @dataclass(frozen=True)
 class Requests:
-    """Images to sample: one class label and one seed each."""
+    """Images to sample with a class-conditional pipeline: one class label and one seed each."""
 
     labels: tuple[int, ...]
     seeds: tuple[int, ...]
@@ -63,6 +64,43 @@ class Requests:
         for start in range(0, len(self), size):
             yield Requests(self.labels[start : start + size], self.seeds[start : start + size])
 
+    def arguments(self) -> dict[str, Any]:
+        """Return what the pipeline's call takes for these images, seeds aside."""
+        return {"class_labels": list(self.labels)}
+
+
+@dataclass(frozen=True)
+class PromptRequests:
+    """Images to sample with a text-to-image pipeline: one prompt and one seed each."""
+
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.prompts or len(self.prompts) != len(self.seeds):
+            raise InputError(f"{len(self.prompts)} prompts for {len(self.seeds)} seeds; both need one per image.")
+
+    @classmethod
+    def consecutive(cls, prompts: Sequence[str], first_seed: int) -> PromptRequests:
+        """Make one request per prompt, with consecutive seeds from `first_seed`."""
+        return cls(tuple(prompts), tuple(range(first_seed, first_seed + len(prompts))))
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def batches(self, size: int) -> Iterator[PromptRequests]:
+        """Cut into consecutive batches of at most `size`."""
+        for start in range(0, len(self), size):
+            yield PromptRequests(self.prompts[start : start + size], self.seeds[start : start + size])
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what the pipeline's call takes for these images, seeds aside."""
+        return {"prompt": list(self.prompts)}
+
+
+#: Images to sample, whatever they are made from.
+ImageRequests: TypeAlias = Requests | PromptRequests
+
 
 def class_labels(pipe: Any) -> range:
     """Return the class labels that a class-conditional pipeline knows.
@@ -81,7 +119,7 @@ def seeded(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
 
 
 @torch.no_grad()
-def sample(pipe: Any, requests: Requests, sampler: SamplerConfig) -> Tensor:
+def sample(pipe: Any, requests: ImageRequests, sampler: SamplerConfig) -> Tensor:
     """Run the pipeline once on all requests.
 
     Initial latents come from one CPU generator per image. A scheduler that draws from the global generator (as
@@ -89,18 +127,47 @@ def sample(pipe: Any, requests: Requests, sampler: SamplerConfig) -> Tensor:
 
     Returns:
         Images, shape (N, 3, height, width), float32 in [0, 1], on the CPU.
+
+    Raises:
+        InputError: labels for a text-to-image pipeline or prompts for a class-conditional one, or images that the
+            pipeline's safety checker has blackened.
     """
+    arguments = requests.arguments()
+    _check_arguments(pipe, arguments)
     generators = [seeded(seed) for seed in requests.seeds]
     with torch.random.fork_rng(), quiet(pipe):
         torch.manual_seed(requests.seeds[0])
-        images = pipe(
-            class_labels=list(requests.labels),
+        output = pipe(
+            **arguments,
             generator=generators,
             num_inference_steps=sampler.num_inference_steps,
             guidance_scale=sampler.guidance_scale,
             output_type="pt",
-        ).images
-    return images.float().cpu()  # type: ignore[no-any-return]
+        )
+    _refuse_blackened(output, requests.seeds)
+    return output.images.float().cpu()  # type: ignore[no-any-return]
+
+
+def _check_arguments(pipe: Any, arguments: dict[str, Any]) -> None:
+    """Python's own message would name a private method and not the way out."""
+    known = inspect.signature(type(pipe).__call__).parameters
+    for argument in arguments:
+        if argument not in known:
+            raise InputError(
+                f"{type(pipe).__name__} takes no {argument!r}: give Requests (class labels) to a class-conditional "
+                "pipeline and PromptRequests to a text-to-image pipeline."
+            )
+
+
+def _refuse_blackened(output: Any, seeds: Sequence[int]) -> None:
+    """Stable Diffusion 1.x replaces images that its checker dislikes by black ones, which would be measured as such."""
+    flags = getattr(output, "nsfw_content_detected", None) or [False] * len(seeds)
+    refused = [seed for seed, flag in zip(seeds, flags, strict=True) if flag]
+    if refused:
+        raise InputError(
+            f"The pipeline's safety checker blackened {len(refused)} of {len(seeds)} images (seeds {refused[:5]}): "
+            "load the pipeline with safety_checker=None, or choose other prompts."
+        )
 
 
 @contextmanager

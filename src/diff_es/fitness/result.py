@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from diff_es.sampling import Requests, SamplerConfig, sample
+from diff_es.sampling import ImageRequests, SamplerConfig, sample
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,12 +36,12 @@ class _Stop(Exception):  # noqa: N818 (ends a run early, no error)
     """Leaves the pipeline before it decodes."""
 
 
-def run(pipe: Any, requests: Requests, sampler: SamplerConfig, *, decode: bool = True) -> Result:
+def run(pipe: Any, requests: ImageRequests, sampler: SamplerConfig, *, decode: bool = True) -> Result:
     """Sample once and keep the final latents.
 
     Args:
         pipe: The pipeline.
-        requests: Labels and seeds.
+        requests: Labels or prompts, and seeds.
         sampler: Steps and guidance.
         decode: Whether images are wanted; without them the VAE does not run.
     """

@@ -17,7 +17,7 @@ from diff_es.fitness.replay import CallCount, ReplayStore, replayed
 from diff_es.fitness.result import Result, run
 from diff_es.metrics import Metric, metrics
 from diff_es.routing import DEFAULT_CACHE_BYTES, Router, check_model, install_, remove_
-from diff_es.sampling import Requests, SamplerConfig
+from diff_es.sampling import ImageRequests, SamplerConfig
 from diff_es.search import Outcome
 from diff_es.stages import StagePlan
 
@@ -41,7 +41,7 @@ class TrajectoryFitness:
         self,
         pipe: Any,
         source: ThinSource,
-        probes: Requests,
+        probes: ImageRequests,
         allocation: Allocation,
         *,
         metric: str | Metric = "ssim",
@@ -54,7 +54,7 @@ class TrajectoryFitness:
         Args:
             pipe: The dense pipeline.
             source: The bank.
-            probes: Labels and seeds; the search should never share them with the final evaluation.
+            probes: Labels or prompts, and seeds; the search should never share them with the final evaluation.
             allocation: What stage levels mean for layers.
             metric: A registered metric, or one of your own. Its mean over the probes is the fitness, negated where
                 lower is better.
@@ -74,7 +74,7 @@ class TrajectoryFitness:
         self._source = source
         self._sampler = sampler or SamplerConfig(len(source.plan.timesteps))
         _check_steps(pipe, source.plan, self._sampler)
-        self._batches = list(probes.batches(batch_size))
+        self._batches: list[ImageRequests] = list(probes.batches(batch_size))
         self._store = ReplayStore(replay_bytes)
         self._router = Router(self._denoiser, source, cache_bytes=DEFAULT_CACHE_BYTES)
 
@@ -122,7 +122,7 @@ class TrajectoryFitness:
         """The dense results, one per batch of probes."""
         return [self._run(batch) for batch in self._batches]
 
-    def _run(self, batch: Requests) -> Result:
+    def _run(self, batch: ImageRequests) -> Result:
         return run(self._pipe, batch, self._sampler, decode=self.metric.needs == "images")
 
 
