@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from diff_es.report.theme import WIDTH, Theme, bare, drawing, png
 
@@ -16,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 #: Transparent pixels between two images of a strip.
-_GAP = 2
+GAP = 2
 
 
 def draw_images(images: Mapping[str, NDArray[Any]], columns: Sequence[str], theme: Theme) -> bytes:
@@ -47,9 +45,9 @@ def strip(images: NDArray[Any]) -> NDArray[np.uint8]:
     """Put images (N, H, W, 3) in a row (H, N · (W + gap) − gap, 4); values that are not finite become black."""
     pixels = to_uint8(images)
     count, height, width, _ = pixels.shape
-    row = np.zeros((height, count * (width + _GAP) - _GAP, 4), dtype=np.uint8)
+    row = np.zeros((height, count * (width + GAP) - GAP, 4), dtype=np.uint8)
     for index, image in enumerate(pixels):
-        start = index * (width + _GAP)
+        start = index * (width + GAP)
         row[:, start : start + width, :3] = image
         row[:, start : start + width, 3] = 255
     return row
@@ -66,10 +64,3 @@ def to_uint8(images: NDArray[Any]) -> NDArray[np.uint8]:
 def count_broken(images: NDArray[Any]) -> int:
     """How many of the images hold a value that is not finite."""
     return int((~np.isfinite(images)).any(axis=(1, 2, 3)).sum())
-
-
-def pixels_png(pixels: NDArray[np.uint8]) -> bytes:
-    """Return pixels (H, W, 4) as a PNG file."""
-    buffer = BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()

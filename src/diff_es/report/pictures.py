@@ -3,155 +3,180 @@
 from __future__ import annotations
 
 import base64
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from diff_es.artifacts import write_bytes
+from diff_es.artifacts import slugs, write_bytes
 from diff_es.progress import track
-from diff_es.report.image_figures import draw_images, pixels_png, strip
-from diff_es.report.result_figures import draw_fitness, draw_quality_and_latency
+from diff_es.report.headline import main_metric
+from diff_es.report.image_figures import draw_images
+from diff_es.report.latency import SCOPE_NAMES, main_latency, timed
+from diff_es.report.plot_figures import describe_plot, draw_plot
+from diff_es.report.result_figures import draw_fitness, draw_parameters, draw_results, draw_speedups
 from diff_es.report.schedule_figures import draw_overview, draw_schedule
 from diff_es.report.theme import DARK, LIGHT, Theme
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from diff_es.report.content import ReportContent
-    from diff_es.schedule import Levels
+    from diff_es.evaluation import Evaluation
+    from diff_es.report.content import FitnessPoint, Gallery
+    from diff_es.report.table_content import Plot
+    from diff_es.schedule import Levels, PruningSchedule
 
-#: Images side by side in one strip; more would be too small on a phone.
-_COLUMNS = 10
+#: Searches in one plot, and schedules in one overview; more are not told apart.
+_MOST_SEARCHES = 5
+_MOST_STRIPS = 12
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure for light and for dark pages, as data: addresses, with its text alternative."""
+    """A figure for light and for dark pages, as data: addresses, with its text alternative and its caption."""
 
     light: str
     dark: str
     alt: str
+    caption: str = ""
 
 
 @dataclass(frozen=True)
-class Strip:
-    """One row of images: the model's name, the pixels as a data: address, the text alternative."""
-
-    name: str
-    address: str
-    alt: str
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """Some columns of the image grid: their names, and one strip per model."""
-
-    columns: tuple[str, ...]
-    strips: tuple[Strip, ...]
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """The figures of one report; None or empty where there is nothing to show."""
-
-    results: Picture
-    overview: Picture | None
-    schedules: Mapping[str, Picture]
-    fitness: Picture | None
-    sheets: tuple[Sheet, ...]
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A figure to be drawn: its file name, how to draw it, its text alternative."""
+class Job:
+    """A figure to be drawn: its file name, how to draw it, its text alternative, its caption."""
 
     file: str
     draw: Callable[[Theme], bytes]
     alt: str
-
-    def run(self, folder: Path) -> Picture:
-        light = self.draw(LIGHT)
-        write_bytes(folder / self.file, light)
-        return Picture(_address(light), _address(self.draw(DARK)), self.alt)
+    caption: str = ""
 
 
-def draw_all(content: ReportContent, folder: Path) -> Pictures:
-    """Draw every figure that there is something to show for, and write each to `folder` as a PNG file."""
-    if content.images:
-        write_bytes(folder / "images.png", draw_images(content.images, content.columns, LIGHT))
-    single, schedules = _single_jobs(content), _schedule_jobs(content)
-    jobs = track([*single.values(), *schedules.values()], "Drawing figures")
-    drawn = iter([job.run(folder) for job in jobs])
-    pictures = {key: next(drawn) for key in single}
-    return Pictures(
-        results=pictures["results"],
-        overview=pictures.get("overview"),
-        schedules={name: next(drawn) for name in schedules},
-        fitness=pictures.get("fitness"),
-        sheets=tuple(_sheets(content)),
+def draw_all(jobs: Mapping[str, tuple[Job, ...]], gallery: Gallery, folder: Path) -> dict[str, tuple[Picture, ...]]:
+    """Draw every figure, and write each to `folder` as a PNG file.
+
+    Args:
+        jobs: Part of the report → its figures.
+        gallery: Its images are written as one picture; the page holds them as they are.
+        folder: Where the files go.
+    """
+    if gallery.images:
+        write_bytes(folder / "images.png", draw_images(gallery.images, gallery.labels, LIGHT))
+    drawn = {part: [_draw(job, folder) for job in track(own, f"Drawing {part}")] for part, own in jobs.items() if own}
+    return {part: tuple(drawn.get(part, ())) for part in jobs}
+
+
+def evaluation_jobs(evaluation: Evaluation) -> dict[str, tuple[Job, ...]]:
+    """The figures of an evaluation: "results", "speedups" and "parameters"."""
+    metric, at = main_metric(evaluation), main_latency(evaluation)
+    results = Job(
+        "quality-and-latency.png",
+        partial(draw_results, evaluation, metric, at),
+        "Bars of quality and of latency for each schedule; the tables hold the values.",
+        "Whiskers run from the 10th to the 90th percentile. A speed-up is a measured latency, never a sparsity.",
+    )
+    parameters = Job(
+        "parameters.png",
+        partial(draw_parameters, evaluation),
+        f"Share of the parameters that each stage uses, in sampling order. {_parameter_words(evaluation)}",
+        "Share of the dense denoiser’s parameters that one call uses, stage by stage.",
+    )
+    used = any(schedule.cost.parameters_per_stage for schedule in evaluation.schedules)
+    return {
+        "results": (results,) if metric is not None or at is not None else (),
+        "speedups": tuple(_speedup_jobs(evaluation)),
+        "parameters": (parameters,) if used else (),
+    }
+
+
+def schedule_jobs(schedules: Mapping[str, PruningSchedule]) -> dict[str, tuple[Job, ...]]:
+    """The figures of schedules: "overview", and "schedules" with one panel for each."""
+    by_stages: dict[int, list[str]] = {}
+    for name, schedule in schedules.items():
+        by_stages.setdefault(schedule.num_stages, []).append(name)
+    parts = [part for names in by_stages.values() for part in _chunks(names, _MOST_STRIPS)]
+    return {
+        "overview": tuple(_overview_job(index, {n: schedules[n] for n in part}) for index, part in enumerate(parts)),
+        "schedules": tuple(_panel_jobs(schedules)),
+    }
+
+
+def fitness_jobs(history: Mapping[str, tuple[FitnessPoint, ...]], label: str) -> tuple[Job, ...]:
+    """The course of the searches, a few to a figure."""
+    jobs = []
+    for index, names in enumerate(_chunks(list(history), _MOST_SEARCHES)):
+        own = {name: history[name] for name in names}
+        ends = (f"{name} from {p[0].best:.4f} to {p[-1].best:.4f}" for name, p in own.items())
+        alt = f"Fitness of the survivors over the generations; the best goes, for {'; for '.join(ends)}."
+        jobs.append(Job(_numbered("fitness", index), partial(draw_fitness, own, label), alt))
+    return tuple(jobs)
+
+
+def plot_jobs(plots: tuple[Plot, ...]) -> tuple[Job, ...]:
+    """The plots of a table."""
+    files = slugs(plot.title for plot in plots)
+    return tuple(
+        Job(
+            f"plot-{file}.png",
+            partial(draw_plot, plot),
+            describe_plot(plot),
+            ". ".join(filter(None, (plot.title, plot.caption))),
+        )
+        for file, plot in zip(files, plots, strict=True)
     )
 
 
-def _single_jobs(content: ReportContent) -> dict[str, _Job]:
-    """The figures that show all schedules or all searches at once."""
-    jobs = {
-        "results": _Job(
-            "quality-and-latency.png",
-            partial(draw_quality_and_latency, content.evaluation),
-            "Bars of SSIM to dense and of latency for each schedule; the comparison table holds the values.",
-        )
-    }
-    if content.schedules:
-        strips = (f"{name}: {_words(schedule.levels)}" for name, schedule in content.schedules.items())
-        alt = f"Level of each stage, in sampling order. {'; '.join(strips)}."
-        jobs["overview"] = _Job("schedules.png", partial(draw_overview, content.schedules), alt)
-    if content.history:
-        ends = (f"{name} from {p[0].best:.4f} to {p[-1].best:.4f}" for name, p in content.history.items())
-        alt = f"Fitness of the survivors over the generations; the best goes, for {'; for '.join(ends)}."
-        jobs["fitness"] = _Job("fitness.png", partial(draw_fitness, content.history, content.fitness), alt)
-    return jobs
+def _draw(job: Job, folder: Path) -> Picture:
+    light = job.draw(LIGHT)
+    write_bytes(folder / job.file, light)
+    return Picture(_address(light), _address(job.draw(DARK)), job.alt, job.caption)
 
 
-def _schedule_jobs(content: ReportContent) -> dict[str, _Job]:
-    """One figure per schedule."""
-    jobs = {}
-    for slug, (name, schedule) in zip(slugs(content.schedules), content.schedules.items(), strict=True):
+def _speedup_jobs(evaluation: Evaluation) -> Iterator[Job]:
+    """One figure for each scope that was timed at two batch sizes or more."""
+    entries = timed(evaluation)
+    for scope in dict.fromkeys(entry.scope for entry in entries):
+        own = sorted((entry for entry in entries if entry.scope == scope), key=lambda entry: entry.batch_size)
+        if len(own) > 1 and len(evaluation.schedules) > 1:
+            yield Job(
+                f"speedup-{scope}.png",
+                partial(draw_speedups, evaluation, own),
+                f"Speed-up over batch sizes, {SCOPE_NAMES[scope].lower()}; the latency table holds the values.",
+                f"{SCOPE_NAMES[scope]}: how many times as fast as dense, by the medians. Below the line at 1 a "
+                "schedule is slower than dense. Whiskers and the grey band (dense) run from p10 to p90.",
+            )
+
+
+def _overview_job(index: int, schedules: dict[str, PruningSchedule]) -> Job:
+    strips = (f"{name}: {_words(schedule.levels)}" for name, schedule in schedules.items())
+    alt = f"Level of each stage, in sampling order. {'; '.join(strips)}."
+    return Job(_numbered("schedules", index), partial(draw_overview, schedules), alt)
+
+
+def _panel_jobs(schedules: Mapping[str, PruningSchedule]) -> Iterator[Job]:
+    for slug, (name, schedule) in zip(slugs(schedules), schedules.items(), strict=True):
         alt = (
             f"{name}: bars of the stage levels {_words(schedule.levels)}, in sampling order, above a map of the "
             f"levels of {len(schedule.layers)} layers in {schedule.num_stages} stages."
         )
-        jobs[name] = _Job(f"schedule-{slug}.png", partial(draw_schedule, schedule), alt)
-    return jobs
+        yield Job(f"schedule-{slug}.png", partial(draw_schedule, schedule), alt, name)
 
 
-def _sheets(content: ReportContent) -> Iterable[Sheet]:
-    """Cut the image grid into sheets that a phone can show."""
-    count = len(next(iter(content.images.values()), ()))
-    for start in range(0, count, _COLUMNS):
-        part = slice(start, min(start + _COLUMNS, count))
-        shown = ", ".join(content.columns[part]) or f"seeds {part.start + 1} to {part.stop}"
-        yield Sheet(
-            content.columns[part],
-            tuple(
-                Strip(name, _address(pixels_png(strip(images[part]))), f"Images by {name}: {shown}.")
-                for name, images in content.images.items()
-            ),
-        )
+def _parameter_words(evaluation: Evaluation) -> str:
+    shares = (
+        f"{schedule.name}: {' '.join(f'{used / schedule.cost.parameters:.0%}' for used in reversed(per_stage))}"
+        for schedule in evaluation.schedules
+        if (per_stage := schedule.cost.parameters_per_stage)
+    )
+    return f"{'; '.join(shares)}."
 
 
-def slugs(names: Iterable[str]) -> list[str]:
-    """Turn names into distinct file names of a–z, 0–9 and hyphens."""
-    made: list[str] = []
-    for name in names:
-        base = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60] or "unnamed"
-        slug, count = base, 1
-        while slug in made:
-            count += 1
-            slug = f"{base}-{count}"
-        made.append(slug)
-    return made
+def _chunks(names: list[str], size: int) -> Iterator[list[str]]:
+    for start in range(0, len(names), size):
+        yield names[start : start + size]
+
+
+def _numbered(name: str, index: int) -> str:
+    return f"{name}.png" if index == 0 else f"{name}-{index + 1}.png"
 
 
 def _address(png: bytes) -> str:

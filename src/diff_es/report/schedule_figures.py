@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.patches import Rectangle
 
-from diff_es.report.theme import Theme, bare, drawing, png
+from diff_es.report.theme import Theme, bare, drawing, palette_png
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +22,12 @@ _MOST_NAMES = 36
 
 
 def draw_overview(schedules: Mapping[str, PruningSchedule], theme: Theme) -> bytes:
-    """One strip per schedule: the level of each stage, as a number and as a colour."""
+    """One strip per schedule: the level of each stage, as a number and as a colour.
+
+    Args:
+        schedules: All with the same number of stages.
+        theme: Colours.
+    """
     with drawing(theme, 0.55 + 0.52 * len(schedules)) as figure:
         rows = figure.subplots(len(schedules), 1, squeeze=False)[:, 0]
         for axes, (name, schedule) in zip(rows, schedules.items(), strict=True):
@@ -31,7 +36,7 @@ def draw_overview(schedules: Mapping[str, PruningSchedule], theme: Theme) -> byt
             axes.set_xticks([])
             axes.set_yticks([])
         _label_stages(rows[-1], schedule.num_stages)
-        return png(figure)
+        return palette_png(figure)
 
 
 def draw_schedule(schedule: PruningSchedule, theme: Theme) -> bytes:
@@ -47,7 +52,7 @@ def draw_schedule(schedule: PruningSchedule, theme: Theme) -> bytes:
         cells.set_yticks(range(0, layers, every), shorten(schedule.layers)[::every], fontsize=7)
         cells.set_ylabel("layer levels")
         _label_stages(cells, schedule.num_stages)
-        return png(figure)
+        return palette_png(figure)
 
 
 def shorten(names: tuple[str, ...]) -> tuple[str, ...]:

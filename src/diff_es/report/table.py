@@ -1,159 +1,222 @@
-"""The comparison table: each value as text, the best of each column marked."""
+"""The tables of an evaluation: quality, cost, latency by batch size, and what each number was measured by."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from diff_es.evaluation import describe_speedup, speedup
+from diff_es.evaluation import describe_speedup
+from diff_es.report.grid import RANGE, Cell, Grid, GridRow, Heading, best_text, direction
+from diff_es.report.latency import SCOPE_NAMES, Timed, main_latency, speedup_at, timed
+from diff_es.report.metric_names import metric_name, number
 
 if TYPE_CHECKING:
-    from diff_es.evaluation import Evaluation, ScheduleEvaluation
-
-
-#: An en dash that no line breaks at.
-_RANGE = "\u2060–\u2060"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One value of the table.
-
-    Attributes:
-        text: The value.
-        detail: A second, smaller line; may be empty.
-        best: Whether no schedule is better in this column and some is worse; the dense model takes no part.
-    """
-
-    text: str
-    detail: str
-    best: bool
+    from diff_es.evaluation import Evaluation, LatencyRecord, ScheduleEvaluation
+    from diff_es.evaluation.memory import MemoryRecord
+    from diff_es.evaluation.records import Measurement
 
 
 @dataclass(frozen=True)
-class Row:
-    """One schedule: its name, how it came about, and one cell per column."""
-
-    name: str
-    description: str
-    is_dense: bool
-    cells: tuple[Cell, ...]
-
-
-@dataclass(frozen=True)
-class Column:
-    """How one column of the table is made.
-
-    Attributes:
-        title: Heading.
-        higher_is_better: Which value is marked.
-        value: What is compared.
-        text: What is written.
-        detail: What is written smaller below.
-    """
+class _Column:
+    """How one column is made: heading, direction, value to compare, cell to show."""
 
     title: str
     higher_is_better: bool
-    value: Callable[[ScheduleEvaluation], float]
+    value: Callable[[ScheduleEvaluation], float | None]
     text: Callable[[ScheduleEvaluation], str]
-    detail: Callable[[ScheduleEvaluation], str] = lambda _: ""
-
-    @property
-    def direction(self) -> str:
-        """The direction in words."""
-        return "higher is better" if self.higher_is_better else "lower is better"
+    details: Callable[[ScheduleEvaluation], tuple[str, ...]] = lambda _: ()
 
 
-def columns(evaluation: Evaluation) -> tuple[Column, ...]:
-    """The columns; the speed-up is of medians against the dense model of this evaluation."""
-    dense = evaluation.dense.latency
+def quality_grid(evaluation: Evaluation) -> Grid:
+    """One row per schedule, one column per metric, intervals below the values."""
+    columns = tuple(_metric_column(own) for own in evaluation.dense.quality)
+    return _grid("Quality", evaluation, columns)
 
-    def ratio(schedule: ScheduleEvaluation) -> float:
-        return speedup(dense, schedule.latency)
 
-    return (
-        Column("SSIM to dense", True, lambda s: s.ssim, lambda s: number(s.ssim, ".3f")),
-        Column("Latent MSE to dense", False, lambda s: s.latent_mse, lambda s: number(s.latent_mse, ".4f")),
-        Column(
-            "Label agreement", True, lambda s: _known(s.label_agreement), lambda s: number(s.label_agreement, ".1%")
-        ),
-        Column(
-            "Fréchet distance on classifier features",
-            False,
-            lambda s: _known(s.classifier_frechet),
-            lambda s: number(s.classifier_frechet, ".2f"),
-        ),
-        Column(
+def cost_grid(evaluation: Evaluation) -> Grid:
+    """One row per schedule: multiply-adds, parameters, latency and speed-up where they were measured."""
+    columns = [
+        _Column(
             "Multiply-adds per image",
             False,
-            lambda s: s.macs,
-            lambda s: f"{s.macs_ratio:.1%}",
-            lambda s: in_units(s.macs),
+            lambda s: s.cost.macs,
+            lambda s: f"{s.cost.macs_ratio:.1%}",
+            lambda s: (in_units(s.cost.macs, "MACs"),),
         ),
-        Column(
-            "Latency, median",
+        _Column("Parameters that a call uses", False, _mean_parameters, _parameters, _parameter_range),
+    ]
+    at = main_latency(evaluation)
+    if at is not None:
+        columns += _latency_columns(evaluation, at)
+    if any(schedule.cost.memory for schedule in evaluation.schedules):
+        columns += _memory_columns()
+    return _grid("Cost", evaluation, tuple(columns))
+
+
+def latency_grid(evaluation: Evaluation) -> Grid:
+    """One column per batch size; the rows are the schedules, once for each scope."""
+    entries = timed(evaluation)
+    batches = sorted({entry.batch_size for entry in entries})
+    rows = [
+        GridRow(
+            schedule.name,
+            "",
+            tuple(_latency_cell(evaluation, schedule, Timed(batch, scope), entries) for batch in batches),
+            schedule.is_dense,
+            SCOPE_NAMES[scope],
+        )
+        for scope in dict.fromkeys(entry.scope for entry in entries)
+        for schedule in evaluation.schedules
+    ]
+    headings = tuple(Heading(f"batch {batch}", "median, p10–p90") for batch in batches)
+    return Grid("Latency by batch size", "Schedule", headings, tuple(rows))
+
+
+def measurement_grid(evaluation: Evaluation) -> Grid:
+    """One row per metric: what it was computed by, on how many samples, against what."""
+    headings = tuple(map(Heading, ("Computed by", "Samples", "Compared with", "Weights, sha256")))
+    rows = tuple(
+        GridRow(
+            metric_name(own.metric).title,
+            direction(own.higher_is_better),
+            (
+                Cell(own.computed_by),
+                Cell(f"{own.samples.count:,}", (f"seeds {own.samples.first_seed}{RANGE}{own.samples.seeds[-1]}",)),
+                Cell(own.reference or "nothing"),
+                Cell(own.weights or "none"),
+            ),
+        )
+        for own in evaluation.dense.quality
+    )
+    return Grid("What each number was measured by", "Metric", headings, rows)
+
+
+def in_units(count: float, unit: str) -> str:
+    """Write a count with a decimal prefix ("1.24 GMACs")."""
+    for factor, prefix in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= factor:
+            return f"{count / factor:.3g} {prefix}{unit}"
+    return f"{count:.3g} {unit}".rstrip()
+
+
+def interval_text(interval: tuple[float, float], form: str) -> str:
+    """Write a 95 % interval."""
+    low, high = (number(end, form) for end in interval)
+    return f"95%: {low} to {high}"
+
+
+def _grid(caption: str, evaluation: Evaluation, columns: tuple[_Column, ...]) -> Grid:
+    pruned = [schedule for schedule in evaluation.schedules if not schedule.is_dense]
+    bests = [
+        best_text([(column.value(s), column.text(s)) for s in pruned], column.higher_is_better) for column in columns
+    ]
+    rows = tuple(
+        GridRow(schedule.name, schedule.description, _cells(schedule, columns, bests), schedule.is_dense)
+        for schedule in evaluation.schedules
+    )
+    headings = tuple(Heading(column.title, direction(column.higher_is_better)) for column in columns)
+    return Grid(caption, "Schedule", headings, rows)
+
+
+def _cells(schedule: ScheduleEvaluation, columns: tuple[_Column, ...], bests: list[str | None]) -> tuple[Cell, ...]:
+    return tuple(
+        Cell(
+            text := column.text(schedule),
+            details := column.details(schedule),
+            not schedule.is_dense and text == best,
+            any(detail.startswith("slower") for detail in details),
+        )
+        for column, best in zip(columns, bests, strict=True)
+    )
+
+
+def _metric_column(like: Measurement) -> _Column:
+    name = metric_name(like.metric)
+
+    def own(schedule: ScheduleEvaluation) -> Measurement:
+        return next(found for found in schedule.quality if found.metric == like.metric)
+
+    def details(schedule: ScheduleEvaluation) -> tuple[str, ...]:
+        interval = own(schedule).interval
+        return (interval_text(interval, name.form),) if interval else ()
+
+    return _Column(
+        name.title, like.higher_is_better, lambda s: own(s).value, lambda s: name.text(own(s).value), details
+    )
+
+
+def _latency_columns(evaluation: Evaluation, at: Timed) -> tuple[_Column, ...]:
+    def record(schedule: ScheduleEvaluation) -> LatencyRecord:
+        return schedule.cost.latency_of(at.batch_size, at.scope)
+
+    def ratio(schedule: ScheduleEvaluation) -> float:
+        return speedup_at(evaluation, schedule, at)
+
+    return (
+        _Column(
+            f"Latency, batch {at.batch_size}",
             False,
-            lambda s: s.latency.median_ms,
-            lambda s: f"{s.latency.median_ms:.1f} ms",
-            lambda s: f"p10–p90: {s.latency.p10_ms:.1f}{_RANGE}{s.latency.p90_ms:.1f}",
+            lambda s: record(s).median_ms,
+            lambda s: f"{record(s).median_ms:.1f} ms",
+            lambda s: (_spread(record(s)),),
         ),
-        Column(
-            "Measured speed-up",
+        _Column(
+            f"Measured speed-up, batch {at.batch_size}",
             True,
             ratio,
             lambda s: "reference" if s.is_dense else f"{ratio(s):.2f}×",
-            lambda s: "" if s.is_dense else _slower(ratio(s)),
+            lambda s: (describe_speedup(ratio(s)),) if round(ratio(s), 2) < 1 else (),
         ),
     )
 
 
-def rows(evaluation: Evaluation) -> tuple[Row, ...]:
-    """One row per schedule, in the order of the evaluation."""
-    made = columns(evaluation)
-    bests = [_best(column, evaluation) for column in made]
-    return tuple(
-        Row(schedule.name, schedule.description, schedule.is_dense, _cells(schedule, made, bests))
-        for schedule in evaluation.schedules
+def _memory_columns() -> tuple[_Column, ...]:
+    """Loading and peak, where they were measured."""
+
+    def column(title: str, bytes_of: Callable[[MemoryRecord], int]) -> _Column:
+        def value(schedule: ScheduleEvaluation) -> float | None:
+            return None if schedule.cost.memory is None else bytes_of(schedule.cost.memory)
+
+        def text(schedule: ScheduleEvaluation) -> str:
+            known = value(schedule)
+            return number(None if known is None else known / 2**20, ",.0f", "MiB")
+
+        return _Column(title, False, value, text)
+
+    return (
+        column("Memory, loading", lambda record: record.loading_bytes),
+        column("Memory, live tensors", lambda record: record.tensor_bytes),
+        column("Memory, peak", lambda record: record.peak_bytes),
     )
 
 
-def number(value: float | None, form: str) -> str:
-    """Format a number; a missing or broken measurement is called what it is."""
-    if value is None:
-        return "not measured"
-    return format(value, form) if math.isfinite(value) else "not finite"
+def _latency_cell(evaluation: Evaluation, schedule: ScheduleEvaluation, at: Timed, entries: tuple[Timed, ...]) -> Cell:
+    if at not in entries:
+        return Cell("not measured")
+    record = schedule.cost.latency_of(at.batch_size, at.scope)
+    text, spread = f"{record.median_ms:.1f} ms", _spread(record)
+    if schedule.is_dense:
+        return Cell(text, (spread,))
+    ratio = speedup_at(evaluation, schedule, at)
+    return Cell(text, (spread, describe_speedup(ratio)), warn=round(ratio, 2) < 1)
 
 
-def in_units(macs: int) -> str:
-    """Write a count of multiply-adds with a decimal prefix ("1.24 G")."""
-    for factor, prefix in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if macs >= factor:
-            return f"{macs / factor:.3g} {prefix}MACs"
-    return f"{macs} MACs"
+def _spread(record: LatencyRecord) -> str:
+    return f"p10–p90: {record.p10_ms:.1f}{RANGE}{record.p90_ms:.1f}"
 
 
-def _cells(schedule: ScheduleEvaluation, made: tuple[Column, ...], bests: list[str | None]) -> tuple[Cell, ...]:
-    # Compared as written: values that look equal are marked alike.
-    return tuple(
-        Cell(text := column.text(schedule), column.detail(schedule), not schedule.is_dense and text == best)
-        for column, best in zip(made, bests, strict=True)
-    )
+def _mean_parameters(schedule: ScheduleEvaluation) -> float:
+    used = schedule.cost.parameters_per_stage
+    return sum(used) / len(used) if used else schedule.cost.parameters
 
 
-def _best(column: Column, evaluation: Evaluation) -> str | None:
-    """The text of the best finite value; None where nothing is better than anything else."""
-    pruned = [s for s in evaluation.schedules if not s.is_dense and math.isfinite(column.value(s))]
-    if len({column.text(schedule) for schedule in pruned}) < 2:
-        return None
-    return column.text((max if column.higher_is_better else min)(pruned, key=column.value))
+def _parameters(schedule: ScheduleEvaluation) -> str:
+    return f"{_mean_parameters(schedule) / schedule.cost.parameters:.1%}"
 
 
-def _known(value: float | None) -> float:
-    """A missing value is never the best one."""
-    return math.nan if value is None else value
-
-
-def _slower(value: float) -> str:
-    return describe_speedup(value) if round(value, 2) < 1 else ""
+def _parameter_range(schedule: ScheduleEvaluation) -> tuple[str, ...]:
+    used = schedule.cost.parameters_per_stage
+    if not used:
+        return (in_units(schedule.cost.parameters, ""),)
+    return (f"{in_units(min(used), '')} to {in_units(max(used), '')} by stage",)

@@ -16,13 +16,14 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
+from PIL import Image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 #: Inches. A phone shows this width at about one CSS pixel per point, so 9-point text stays readable there.
-WIDTH = 5.2
-_DOTS_PER_INCH = 160
+WIDTH = 4.6
+_DOTS_PER_INCH = 180
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,15 @@ def png(figure: Figure) -> bytes:
     """Return the figure as a PNG file; equal figures give equal bytes."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def palette_png(figure: Figure) -> bytes:
+    """Return a figure of few colours as a PNG file with a palette: a third of the size, with no difference to see."""
+    with Image.open(BytesIO(png(figure))) as image:
+        few = image.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    buffer = BytesIO()
+    few.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
 
 
