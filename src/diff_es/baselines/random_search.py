@@ -20,7 +20,7 @@ def random_search(space: ScheduleSpace, config: BaselineConfig) -> Proposals:
     """Propose different random compositions, drawn as those of the evolutionary search are.
 
     The uniform schedule comes first: every search knows it, and its result is then never worse than it. The search
-    ends early where a whole batch of draws finds nothing new.
+    ends early where draws find nothing new.
 
     Args:
         space: Budget and bounds.
@@ -32,9 +32,10 @@ def random_search(space: ScheduleSpace, config: BaselineConfig) -> Proposals:
         fresh = []
         for child in range(config.offspring):
             levels = draw_new(space, np.random.default_rng([config.seed, batch, child]), seen)
-            if levels is not None:
-                seen.add(levels)
-                fresh.append(levels)
+            if levels is None:
+                break
+            seen.add(levels)
+            fresh.append(levels)
         if not fresh:
             return
         yield fresh
