@@ -16,6 +16,7 @@ ROWS: tuple[frozenset[str], ...] = tuple(
     for row in (
         "__init__ __main__ cli",
         "views",
+        "reproduce",
         "run",
         "report",
         "evaluation fitness allocation baselines",

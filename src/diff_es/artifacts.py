@@ -172,13 +172,35 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         InputError: another process holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"{folder} is in use by another run; wait for it or choose another folder.") from error
+    with held(folder / ".lock") as mine:
+        if not mine:
+            raise InputError(f"{folder} is in use by another run; wait for it or choose another folder.")
         yield
+
+
+@contextmanager
+def held(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Hold a lock file, and say whether it could be had; it falls with the process, however it ends.
+
+    Args:
+        path: The file; it and its folder are made where they are missing.
+        wait: Wait for another process that holds it, instead of answering False.
+
+    Raises:
+        ArtifactError: the file cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise ArtifactError(f"Cannot write {path}: {error.strerror or error}.") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
 
 
 def slugs(names: Iterable[str]) -> list[str]:

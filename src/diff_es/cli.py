@@ -109,6 +109,39 @@ def verify(
 
 
 @app.command()
+def reproduce(
+    table: Annotated[str, typer.Argument(help="table1, table3, table5, table6, table10, table11, figure1 or figure4.")],
+    scale: Annotated[
+        str, typer.Option(help="small (the shipped model) or paper (its own model and settings).")
+    ] = "small",
+    output: Annotated[Path, typer.Option("--output", "-o", help="All tables; they share work there.")] = Path(
+        "runs/tables"
+    ),
+    device: DeviceOption = "auto",
+    as_json: JsonFlag = False,
+) -> None:
+    """Make a table of the paper again and say which of its claims hold; a stopped one goes on.
+
+    Several processes may make tables in one folder at once: they share the work.
+
+    Example: diff-es reproduce table11 --scale small
+    """
+    from diff_es import views
+    from diff_es.reproduce import reproduce as make_again
+
+    command = f"diff-es reproduce {table} --scale {scale} --output {output}"
+    made = make_again(
+        table,
+        output,
+        scale=scale,
+        device=device,
+        command=command,
+        announce=lambda expected: _err.print(views.expectation_table(expected)),
+    )
+    _show(as_json, views.reproduced_json(made), lambda: views.reproduced_table(made))
+
+
+@app.command()
 def env(as_json: JsonFlag = False) -> None:
     """Print versions and device: paste it into bug reports."""
     from diff_es import views

@@ -10,9 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from diff_es.evaluation import describe_speedup, speedup
+from diff_es.reproduce.claims import verdict
 
 if TYPE_CHECKING:
     from diff_es.evaluation import Environment
+    from diff_es.reproduce import Expectation, Reproduced
     from diff_es.run import Estimate, Inspection, RunResult
 
 _GIB = 2**30
@@ -88,6 +90,32 @@ def inspection_table(inspection: Inspection) -> Table:
         groups = " / ".join(map(str, part.groups)) or "-"
         shares = f"{part.parameters / inspection.parameters:.1%}", f"{part.macs / inspection.macs:.1%}"
         table.add_row(part.name, str(part.layers or "-"), groups, *shares, part.reason or "yes")
+    return table
+
+
+def expectation_table(expected: Expectation) -> Table:
+    """What is still to be done for a table, and how long it will take."""
+    table = _pairs("What this table still needs")
+    table.add_row("banks", str(expected.banks))
+    table.add_row("searches", str(expected.searches))
+    table.add_row("images", f"{expected.images:,}")
+    table.add_row("time on this machine", _duration(expected.seconds))
+    return table
+
+
+def reproduced_json(made: Reproduced) -> dict[str, Any]:
+    """A table that was made again."""
+    return {"folder": str(made.folder), "report": str(made.report), "result": asdict(made.result)}
+
+
+def reproduced_table(made: Reproduced) -> Table:
+    """Which of the paper's claims hold."""
+    table = Table(title=f"Claims: open {escape(str(made.report))}", title_justify="left", box=box.SIMPLE_HEAD)
+    for heading in ("claim", "by", "ours", "verdict"):
+        table.add_column(heading, justify="left", overflow="fold")
+    for claim in made.result.claims:
+        ours = f"{claim.ours[0]:.4g} / {claim.ours[1]:.4g}"
+        table.add_row(f"{claim.better} before {claim.worse}", claim.metric, ours, verdict(claim))
     return table
 
 

@@ -1,40 +1,69 @@
 """Where tables are made: work that several rows or tables need is done once and kept by what it depends on.
 
-Several processes may work in one folder: each takes what no other is working on.
+Several processes may work in one folder at once: each takes what no other is working on, and waits at the end for what
+is left. Everything is resumable, because everything is looked up before it is made.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from diff_es.recipe import Recipe
+from diff_es.artifacts import held, read_record, write_record
+from diff_es.evaluation import Judge, Quality, StoredSamples
+from diff_es.progress import track
+from diff_es.reproduce.result import Effort
 from diff_es.run import Session, load_pipeline
+from diff_es.run.measure import DENSE, Bench, Contestant
+from diff_es.search.journal import read_entries
 
-#: What a bank and the sensitivity depend on. The device is left out: a bank may be built on one and used on another.
+if TYPE_CHECKING:
+    from diff_es.recipe import Recipe
+    from diff_es.schedule import PruningSchedule
+
+#: What a bank depends on. The device is left out: a bank may be built on one and used on another.
 _BANK_SECTIONS = ("model", "dtype", "seed", "stages", "sampler", "calibration", "pruning")
+#: Seconds between two looks at what other processes work on.
+_POLL = 2.0
+
+
+@dataclass(frozen=True)
+class _Built:
+    """How long calibration, bank and sensitivity took; None where a part of them was there before."""
+
+    seconds: float | None
 
 
 class Workspace:
     """One folder, shared by all tables of one scale."""
 
-    def __init__(self, folder: Path, device: str = "auto") -> None:
+    def __init__(self, folder: Path, judge: Judge | None, device: str = "auto") -> None:
         """Use a folder.
 
         Args:
             folder: Made where it is missing.
+            judge: What images are judged by.
             device: Where the models run.
         """
         self.folder = folder
+        self.judge = judge
         self.device = device
         self._pipes: dict[tuple[str, str], Any] = {}
+        self._sessions: dict[str, Session] = {}
 
     def session(self, recipe: Recipe) -> Session:
         """Return the session of a recipe; its bank is shared with all recipes that need the same."""
-        recipe = recipe.changed({"device": self.device})
-        return Session(recipe, self.search_folder(recipe), self.pipe(recipe), self.bank_folder(recipe))
+        here = recipe.changed({"device": self.device})
+        folder = self.search_folder(recipe)
+        if folder.name not in self._sessions:
+            self._sessions[folder.name] = Session(here, folder, self.pipe(recipe), self.bank_folder(recipe))
+        return self._sessions[folder.name]
 
     def pipe(self, recipe: Recipe) -> Any:
         """Return the recipe's dense pipeline, loaded once."""
@@ -42,6 +71,60 @@ class Workspace:
         if key not in self._pipes:
             self._pipes[key] = load_pipeline(recipe.model, recipe.dtype, self.device)
         return self._pipes[key]
+
+    def schedule(self, recipe: Recipe) -> PruningSchedule:
+        """Return the schedule that a recipe's search has found."""
+        return self.session(recipe).schedule(recipe.search.allocation)
+
+    def search_all(self, recipes: Sequence[Recipe]) -> None:
+        """Build the banks of all recipes and run their searches, sharing the work with other processes."""
+        self._share([partial(self._search, recipe) for recipe in self._different(recipes)], "Searching rows")
+
+    def sample_all(self, recipes: Sequence[Recipe]) -> None:
+        """Make and assess the images of all recipes' schedules, sharing the work with other processes."""
+        self._share([partial(self._assess, recipe) for recipe in self._different(recipes)], "Measuring rows")
+
+    def quality(self, recipe: Recipe) -> Quality:
+        """Return the quality of a recipe's schedule, made where it is missing."""
+        bench, session = self.bench(recipe), self.session(recipe)
+        return bench.assess(self.samples(recipe), self.dense_samples(recipe), session.evaluation_images())
+
+    def dense_quality(self, recipe: Recipe) -> Quality:
+        """Return the quality of a recipe's dense model, made where it is missing."""
+        dense = self.dense_samples(recipe)
+        return self.bench(recipe).assess(dense, dense, self.session(recipe).evaluation_images())
+
+    def samples(self, recipe: Recipe) -> StoredSamples:
+        """Return the images of a recipe's schedule."""
+        session = self.session(recipe)
+        entry = Contestant("row", "", self.schedule(recipe), session.bank)
+        return self._sample(recipe, entry, session.folder / "images")
+
+    def dense_samples(self, recipe: Recipe) -> StoredSamples:
+        """Return the dense model's images for the same seeds."""
+        content = recipe.model_dump(mode="json", include={"model", "dtype", "sampler", "seed"})
+        return self._sample(recipe, Contestant(DENSE, ""), self.folder / "dense" / _digest(content))
+
+    def bench(self, recipe: Recipe) -> Bench:
+        """Return what runs a recipe's model."""
+        return Bench(self.pipe(recipe), self.session(recipe).sampler, self.judge)
+
+    def effort(self, recipe: Recipe) -> Effort:
+        """Return what it took to find a recipe's schedule."""
+        session = self.session(recipe)
+        result = session.search(recipe.search.allocation)
+        entries = read_entries(session.folder / "search" / recipe.search.allocation / "journal.jsonl")
+        built = session.stock / f"built-{recipe.search.allocation}.json"
+        return Effort(
+            seed=session.search_seed,
+            levels=result.levels,
+            fitness=result.fitness,
+            evaluated=result.evaluated,
+            denoiser_calls=sum(entry.outcome.denoiser_calls for entry in entries),
+            replayed_calls=sum(entry.outcome.replayed_calls for entry in entries),
+            search_seconds=sum(entry.seconds for entry in entries),
+            bank_seconds=read_record(built, _Built).seconds if built.exists() else None,
+        )
 
     def bank_folder(self, recipe: Recipe) -> Path:
         """Where the recipe's calibration, bank and sensitivity lie."""
@@ -55,6 +138,64 @@ class Workspace:
         content = recipe.model_dump(mode="json", exclude={"evaluation", "device"})
         name = f"{recipe.pruning.method}-{recipe.search.sparsity:g}-{recipe.search.algorithm}"
         return self.folder / "searches" / f"{name}-{_digest(content)}"
+
+    def _different(self, recipes: Sequence[Recipe]) -> list[Recipe]:
+        return list({self.search_folder(recipe): recipe for recipe in recipes}.values())
+
+    def _search(self, recipe: Recipe) -> bool:
+        """Build the bank and run the search; False where another process is at it."""
+        session = self.session(recipe)
+        with held(session.stock / ".lock") as mine:
+            if not mine:
+                return False
+            self._build(session)
+        with held(session.folder / ".lock") as mine:
+            if mine:
+                session.search(recipe.search.allocation)
+            return mine
+
+    def _build(self, session: Session) -> None:
+        """Make the bank, and the sensitivity where it is used; write down how long it took."""
+        allocation = session.recipe.search.allocation
+        record = session.stock / f"built-{allocation}.json"
+        if record.exists():
+            return
+        begun = any(session.stock.glob("*/*"))
+        start = time.perf_counter()
+        session.allocation(allocation)
+        write_record(record, _Built(None if begun else time.perf_counter() - start))
+
+    def _assess(self, recipe: Recipe) -> bool:
+        """Make a schedule's images and their quality; False where another process is at it."""
+        with held(self.session(recipe).folder / ".lock") as mine:
+            if mine:
+                self.quality(recipe)
+            return mine
+
+    def _sample(self, recipe: Recipe, entry: Contestant, folder: Path) -> StoredSamples:
+        session = self.session(recipe)
+        return self.bench(recipe).sample(
+            entry, session.evaluation_images(), folder, session.recipe.evaluation.batch_size
+        )
+
+    def _share(self, jobs: list[Callable[[], bool]], description: str) -> None:
+        """Do all jobs, with a progress bar."""
+        for _ in track(_done(jobs), description, total=len(jobs)):
+            pass
+
+
+def _done(jobs: list[Callable[[], bool]]) -> Iterator[None]:
+    """Do all jobs and yield once for each; one that another process is at is looked at again at the end."""
+    while jobs:
+        busy = []
+        for job in jobs:
+            if job():
+                yield
+            else:
+                busy.append(job)
+        if len(busy) == len(jobs):
+            time.sleep(_POLL)
+        jobs = busy
 
 
 def _digest(content: Any) -> str:

@@ -36,6 +36,8 @@ from diff_es.evaluation import (
 )
 from diff_es.fitness import run
 from diff_es.run.judges import known_judge
+from diff_es.sampling import Requests, SamplerConfig
+from diff_es.schedule import PruningSchedule
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,8 +45,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from diff_es.run.session import Session
-    from diff_es.sampling import Requests, SamplerConfig
-    from diff_es.schedule import PruningSchedule
     from diff_es.stages import StagePlan
 
 DENSE = "dense"

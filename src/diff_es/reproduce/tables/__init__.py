@@ -1,3 +1,9 @@
-"""The tables of the paper, one file each; importing this package registers them."""
+"""The tables and figures of the paper, one file each; importing this package registers them."""
 
+from diff_es.reproduce.tables import figures as figures
 from diff_es.reproduce.tables import table1 as table1
+from diff_es.reproduce.tables import table3 as table3
+from diff_es.reproduce.tables import table5 as table5
+from diff_es.reproduce.tables import table6 as table6
+from diff_es.reproduce.tables import table10 as table10
+from diff_es.reproduce.tables import table11 as table11

@@ -65,20 +65,29 @@ def _paper(group: str, sparsity: float, line: int) -> dict[str, float]:
     return dict(zip(_METRICS, _PAPER[group, sparsity][line], strict=True))
 
 
+def uniform(group: str, sparsity: float) -> Row:
+    """No search: the same level in every stage and layer; not in the paper."""
+    changes = {"search": {"sparsity": sparsity, "algorithm": "uniform"}}
+    return Row(name_of(group, sparsity, "uniform"), group, _RECIPES[group], changes, searched=False)
+
+
 def _rows() -> tuple[Row, ...]:
     paper = dict(zip(_METRICS, (1.90, 81.72, 1.03, 156.36, 15.52, 0.73, 0.27), strict=True))
     name = name_of("Diff-Pruning", 0.2, "one model")
     rows = [Row(name, "Diff-Pruning", "paper/dit-diff-pruning", searched=False, paper=paper)]
     for key in _PAPER:
-        rows += [mosaic(*key), diff_es(*key), sensitivity(*key)]
+        rows += [uniform(*key), mosaic(*key), diff_es(*key), sensitivity(*key)]
+    obs_diff = {"pruning": {"method": "obs-diff"}, "search": {"sparsity": 0.5, "algorithm": "uniform"}}
+    rows.append(Row(name_of("OBS-Diff", 0.5, "one model"), "OBS-Diff", "paper/dit-obs", obs_diff, searched=False))
     return tuple(rows)
 
 
 def _claims() -> tuple[Claim, ...]:
-    return tuple(
-        Claim(name_of(*key, "Diff-ES"), name_of(*key, "MosaicDiff"), metric)
-        for key in _PAPER
-        for metric in ("FID", "IS")
+    pairs = [(name_of(*key, "Diff-ES"), name_of(*key, "MosaicDiff")) for key in _PAPER]
+    further = [(name_of(*key, "Diff-ES + sensitivity"), name_of(*key, "Diff-ES")) for key in _PAPER]
+    return (
+        *(Claim(*pair, metric) for pair in pairs for metric in ("FID", "IS", "SSIM")),
+        *(Claim(*pair, metric) for pair in further for metric in ("FID", "SSIM")),
     )
 
 

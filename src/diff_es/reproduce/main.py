@@ -1,0 +1,82 @@
+"""The command: one table of the paper, made again from start to end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diff_es.errors import InputError
+from diff_es.registry import suggest
+from diff_es.report import write_report
+from diff_es.reproduce.expect import Expectation, expect
+from diff_es.reproduce.files import write_files
+from diff_es.reproduce.make import make
+from diff_es.reproduce.result import TableResult
+from diff_es.reproduce.scale import Scale
+from diff_es.reproduce.show import table_report
+from diff_es.reproduce.table import tables
+from diff_es.reproduce.workspace import Workspace
+from diff_es.run.judges import known_judge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from diff_es.evaluation import Judge
+
+SCALES = ("small", "paper")
+
+
+@dataclass(frozen=True)
+class Reproduced:
+    """What `reproduce` leaves behind.
+
+    Attributes:
+        result: The record, also written as `result.json`.
+        folder: Where the table lies, as CSV, Markdown, PNG, JSON and HTML.
+        report: The HTML report.
+    """
+
+    result: TableResult
+    folder: Path
+    report: Path
+
+
+def reproduce(  # noqa: PLR0913 (the options of the command)
+    name: str,
+    output: Path,
+    *,
+    scale: str = "small",
+    device: str = "auto",
+    judge: Judge | None = None,
+    command: str = "",
+    announce: Callable[[Expectation], None] = lambda _: None,
+) -> Reproduced:
+    """Make a table or figure of the paper again; one that was stopped goes on.
+
+    Args:
+        name: "table1", …, "figure4" (see `tables`).
+        output: Where all tables are kept; tables of one scale share their work there.
+        scale: "small" (the shipped model) or "paper" (the paper's model, data and settings).
+        device: "auto", "cpu", "cuda", …
+        judge: What images are judged by; by default the one that is known for the model.
+        command: The command line, for the record.
+        announce: Called with what it will take, before anything is made.
+
+    Raises:
+        InputError: no such table or scale, or the model or its data cannot be had.
+    """
+    table = tables[name]
+    if scale not in SCALES:
+        raise InputError(f"scale={scale!r}: {suggest(scale, SCALES)}")
+    settings = Scale.load(scale)
+    model = table.rows[0].recipes(settings)[0].model
+    workspace = Workspace(output / "work" / scale, judge or known_judge(model), device)
+    announce(expect(table, settings, workspace))
+    result = make(table, settings, scale, workspace, command or f"diff-es reproduce {name} --scale {scale}")
+    folder = output / name / scale
+    folder.mkdir(parents=True, exist_ok=True)
+    result.write(folder / "result.json")
+    write_files(folder, table, result)
+    report = write_report(folder, table_report(table, settings, result, workspace))
+    return Reproduced(result, folder, report)

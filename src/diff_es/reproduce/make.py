@@ -1,0 +1,215 @@
+"""Make a table: search and measure every row, compare what the paper compares, and keep the result as one record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from diff_es.artifacts import held, read_record, write_record
+from diff_es.evaluation import (
+    Cost,
+    Measurement,
+    MemoryRecord,
+    Protocol,
+    Quality,
+    compare_memory,
+    environment,
+    measurements,
+)
+from diff_es.evaluation.records import Samples
+from diff_es.reproduce.claims import cost_claim, examined, judge_claim, pooled
+from diff_es.reproduce.result import ClaimResult, RowResult, TableResult
+from diff_es.run.measure import DENSE, Contestant
+
+if TYPE_CHECKING:
+    from diff_es.evaluation import Judge
+    from diff_es.recipe import Recipe
+    from diff_es.reproduce.scale import Scale
+    from diff_es.reproduce.table import Row, Table
+    from diff_es.reproduce.workspace import Workspace
+
+#: Metrics of the paper → the fidelity metrics of ours that stand for themselves.
+_OWN = {"SSIM": "ssim", "MSE": "latent_mse"}
+#: Timed runs of every row at every batch size.
+_REPEATS = 20
+
+
+@dataclass(frozen=True)
+class Made:
+    """A row with everything that was made of it.
+
+    Attributes:
+        row: Its definition.
+        recipes: One per search.
+        qualities: The quality of each search's schedule.
+    """
+
+    row: Row
+    recipes: tuple[Recipe, ...]
+    qualities: tuple[Quality, ...]
+
+
+def make(table: Table, scale: Scale, scale_name: str, workspace: Workspace, command: str) -> TableResult:
+    """Make a table, going on where an earlier run stopped.
+
+    Args:
+        table: What to make.
+        scale: At which scale.
+        scale_name: Its name.
+        workspace: Where everything is kept.
+        command: The command line, for the record.
+    """
+    recipes = {row.name: row.recipes(scale) for row in table.rows}
+    every = [recipe for own in recipes.values() for recipe in own]
+    workspace.search_all(every)
+    workspace.sample_all(every)
+    made = tuple(
+        Made(row, recipes[row.name], tuple(workspace.quality(recipe) for recipe in recipes[row.name]))
+        for row in table.rows
+    )
+    dense = workspace.dense_quality(every[0])
+    costs = _costs(table, made, workspace)
+    rows = (
+        _dense_row(every[0], dense, costs[DENSE], workspace),
+        *(_row(own, costs[own.row.name], workspace) for own in made),
+    )
+    memory = _memory(table, recipes, workspace)
+    return TableResult(
+        table=table.name,
+        scale=scale_name,
+        rows=rows,
+        claims=_claims(table, made, rows, memory, workspace.judge),
+        memory=memory,
+        protocol=_protocol(scale, every[0], workspace),
+        environment=environment(workspace.bench(every[0]).device),
+        command=command,
+    )
+
+
+def _row(made: Made, cost: Cost, workspace: Workspace) -> RowResult:
+    first = made.recipes[0]
+    return RowResult(
+        name=made.row.name,
+        group=made.row.group,
+        sparsity=first.search.sparsity,
+        quality=_pooled_measurements(made.qualities, first, workspace),
+        cost=cost,
+        searches=tuple(workspace.effort(recipe) for recipe in made.recipes),
+        paper=dict(made.row.paper),
+    )
+
+
+def _dense_row(recipe: Recipe, quality: Quality, cost: Cost, workspace: Workspace) -> RowResult:
+    return RowResult(DENSE, "dense", 0.0, _pooled_measurements((quality,), recipe, workspace), cost, (), {})
+
+
+def _pooled_measurements(qualities: Sequence[Quality], recipe: Recipe, workspace: Workspace) -> tuple[Measurement, ...]:
+    """The records of the first search, with value and interval over all of them."""
+    session = workspace.session(recipe)
+    requests, bench = session.evaluation_images(), workspace.bench(recipe)
+    samples = Samples(len(requests), requests.seeds[0])
+    first = measurements(qualities[0], workspace.judge, samples, session.sampler, str(bench.device))
+    together = [pooled(qualities, own.metric) for own in first]
+    return tuple(
+        Measurement(**{**vars(own), "value": both.value, "interval": both.interval})
+        for own, both in zip(first, together, strict=True)
+    )
+
+
+def _costs(table: Table, made: Sequence[Made], workspace: Workspace) -> dict[str, Cost]:
+    """Measure what the first schedule of each row costs; times alternate, so they are taken together or not at all."""
+    path = workspace.folder / "costs" / f"{table.name}.json"
+    with held(path.with_suffix(".lock"), wait=True):
+        if not path.exists():
+            recipe = made[0].recipes[0]
+            entries, plans = [Contestant(DENSE, "")], {DENSE: workspace.session(recipe).plan}
+            for own in made:
+                session = workspace.session(own.recipes[0])
+                entries.append(Contestant(own.row.name, "", workspace.schedule(own.recipes[0]), session.bank))
+                plans[own.row.name] = session.plan
+            measured = workspace.bench(recipe).costs(tuple(entries), plans, table.latency, _REPEATS)
+            write_record(path, _Costs(measured))
+    return read_record(path, _Costs).costs
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """Row → cost, as it is kept between runs."""
+
+    costs: dict[str, Cost]
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """Setting → memory, as it is kept between runs."""
+
+    memory: dict[str, MemoryRecord]
+
+
+def _memory(table: Table, recipes: Mapping[str, Sequence[Recipe]], workspace: Workspace) -> dict[str, MemoryRecord]:
+    """Measure the memory of the row that the table names, in every setting."""
+    if not table.memory:
+        return {}
+    path = workspace.folder / "costs" / f"{table.name}-memory.json"
+    with held(path.with_suffix(".lock"), wait=True):
+        if not path.exists():
+            recipe = recipes[table.memory][0]
+            session = workspace.session(recipe)
+            found: dict[Any, MemoryRecord] = dict(
+                compare_memory(
+                    recipe.model,
+                    session.stock / "bank",
+                    workspace.schedule(recipe),
+                    batch_size=8,
+                    sampler=session.sampler,
+                    device=str(session.device),
+                )
+            )
+            write_record(path, _Memory(found))
+    return read_record(path, _Memory).memory
+
+
+def _claims(
+    table: Table,
+    made: Sequence[Made],
+    rows: Sequence[RowResult],
+    memory: Mapping[str, MemoryRecord],
+    judge: Judge | None,
+) -> tuple[ClaimResult, ...]:
+    qualities = {own.row.name: own.qualities for own in made}
+    by_name = {row.name: row for row in rows}
+    known = metric_names(judge)
+    results = []
+    for claim in table.claims:
+        result = cost_claim(claim, by_name, memory)
+        if result is None:
+            metric = known[claim.metric]
+            record = by_name[claim.better].measurement(metric)
+            assert record is not None  # all rows have the same metrics
+            result = judge_claim(claim, metric, qualities, by_name, higher_is_better=record.higher_is_better)
+        results.append(result)
+    return examined(results, by_name, made[0].recipes[0].search.metric)
+
+
+def metric_names(judge: Judge | None) -> dict[str, str]:
+    """Metric of the paper → metric that stands for it here."""
+    return {**_OWN, **dict(zip(("FID", "IS", "precision", "recall"), judge.names if judge else (), strict=False))}
+
+
+def _protocol(scale: Scale, recipe: Recipe, workspace: Workspace) -> Protocol:
+    session = workspace.session(recipe)
+    judge = workspace.judge
+    compared = f" Distributions are compared with {judge.reference_name}." if judge else ""
+    return Protocol(
+        name=f"table, {scale.images} images",
+        model=recipe.model,
+        scheduler=type(session.pipe.scheduler).__name__,
+        sampling=session.sampler,
+        text=(
+            f"{scale.description}. Every row is measured on the same {scale.images:,} labels and seeds, which no "
+            f"search saw; searched rows are means over {len(scale.seeds)} searches, each with a seed and probes of its "
+            f"own.{compared} Intervals are 95 % bootstrap intervals over searches and images, paired between rows. "
+            "MACs count the matrix products of all denoiser calls for one image, guidance included."
+        ),
+    )

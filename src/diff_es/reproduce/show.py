@@ -1,0 +1,114 @@
+"""The report of a table: its result as the report room shows it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from diff_es.report import (
+    Claim,
+    Plot,
+    PlotPoint,
+    Provenance,
+    Series,
+    TableColumn,
+    TableReport,
+    TableRow,
+    Value,
+)
+from diff_es.reproduce.columns import columns
+from diff_es.run.measure import DENSE
+from diff_es.run.show import fitness_points, gallery, licences
+
+if TYPE_CHECKING:
+    from diff_es.reproduce.columns import Column
+    from diff_es.reproduce.result import ClaimResult, RowResult, TableResult
+    from diff_es.reproduce.scale import Scale
+    from diff_es.reproduce.table import Table
+    from diff_es.reproduce.workspace import Workspace
+
+#: Rows whose images are shown; more would make the report too large for a phone.
+_SHOWN = 8
+
+
+def table_report(table: Table, scale: Scale, result: TableResult, workspace: Workspace) -> TableReport:
+    """Gather everything that the report of a table shows."""
+    shown = [column for column in columns(result) if any(column.cell(row).ours is not None for row in result.rows)]
+    recipes = {row.name: row.recipes(scale)[0] for row in table.rows}
+    first = next(iter(recipes.values()))
+    pictured = list(recipes)[-_SHOWN:]
+    samples = {DENSE: workspace.dense_samples(first), **{name: workspace.samples(recipes[name]) for name in pictured}}
+    labels = workspace.session(first).evaluation_images().labels
+    return TableReport(
+        title=table.title,
+        introduction=(table.introduction, result.protocol.text),
+        columns=tuple(
+            TableColumn(own.key, own.title, own.higher_is_better, own.form, paper_title=own.paper) for own in shown
+        ),
+        rows=tuple(_row(row, shown) for row in result.rows),
+        protocol=result.protocol,
+        environment=result.environment,
+        claims=tuple(_claim(claim, shown) for claim in result.claims),
+        plots=tuple(_plot(result, column) for column in shown if column.key in {"ssim", table_metric(shown)}),
+        schedules={name: workspace.schedule(recipe) for name, recipe in recipes.items()},
+        history={
+            name: fitness_points(workspace.session(recipe).search(recipe.search.allocation))
+            for name, recipe in recipes.items()
+            if len(workspace.session(recipe).search(recipe.search.allocation).history) > 1
+        },
+        fitness=f"{first.search.metric} on {first.search.probes} probes",
+        gallery=gallery(samples, labels, fashion=first.model.startswith("zoo:fashion")),
+        provenance=Provenance(
+            command=result.command,
+            recipe=first.dump(),
+            notes=(scale.description + ".",),
+            licences=licences(first.model, first.search.metric),
+        ),
+    )
+
+
+def table_metric(shown: list[Column]) -> str:
+    """Key of the column that stands for FID."""
+    return next((column.key for column in shown if column.paper == "FID"), "")
+
+
+def _row(row: RowResult, shown: list[Column]) -> TableRow:
+    values = {}
+    for column in shown:
+        cell = column.cell(row)
+        values[column.key] = Value(cell.ours, cell.interval, cell.paper)
+    searches = f"{len(row.searches)} searches" if len(row.searches) > 1 else ""
+    return TableRow(row.name, values, group=row.group, description=searches, is_reference=row.name == DENSE)
+
+
+def _claim(claim: ClaimResult, shown: list[Column]) -> Claim:
+    titles = {column.key: column.title for column in shown}
+    metric = titles.get(claim.metric, claim.metric)
+    return Claim(
+        sentence=f"{claim.better} is better than {claim.worse} by {claim.paper_metric or metric}.",
+        better=claim.better,
+        worse=claim.worse,
+        metric=metric,
+        ours=claim.ours,
+        higher_is_better=claim.higher_is_better,
+        interval=claim.interval,
+        paper=claim.paper,
+        paper_metric=claim.paper_metric if claim.paper else "",
+        examination=claim.examination,
+    )
+
+
+def _plot(result: TableResult, column: Column) -> Plot:
+    direction = "higher is better" if column.higher_is_better else "lower is better"
+    points = []
+    for row in result.rows:
+        cell = column.cell(row)
+        if row.name != DENSE and cell.ours is not None:
+            points.append(PlotPoint(row.name, cell.ours, cell.interval))
+    return Plot(
+        title=column.title,
+        x_label="",
+        y_label=f"{column.title} ({direction})",
+        series=(Series("here", tuple(points)),),
+        kind="bars",
+        caption="Lines are 95 % intervals over searches and images.",
+    )
