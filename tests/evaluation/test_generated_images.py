@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, DiTPipeline
+from diffusers import DDPMScheduler, DiTPipeline, EulerAncestralDiscreteScheduler
 
 from diff_es.errors import InputError
-from diff_es.evaluation import generate
-from diff_es.sampling import Requests, SamplerConfig
+from diff_es.evaluation.images import generate, to_pixels
+from diff_es.sampling import PromptRequests, Requests, SamplerConfig
+from text_models import tiny_text_pipe
 
 SAMPLER = SamplerConfig(num_inference_steps=2, guidance_scale=2.0)
 REQUESTS = Requests(labels=(0, 1, 0), seeds=(11, 12, 13))
@@ -38,6 +41,47 @@ def test_a_sampler_with_noise_at_every_step_is_repeatable(tiny_pipe: DiTPipeline
     first, second = (generate(stochastic, REQUESTS, SAMPLER, batch_size=2) for _ in range(2))
     assert torch.equal(first, second)
     assert torch.equal(torch.random.get_rng_state(), state), "the caller's generator is left alone"
+    assert "step" not in vars(stochastic.scheduler), "the scheduler is left as it was"
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 2.0])
+@pytest.mark.parametrize("scheduler", [DDPMScheduler, EulerAncestralDiscreteScheduler])
+def test_a_sampler_with_noise_at_every_step_does_not_see_the_batch(
+    tiny_pipe: DiTPipeline, scheduler: type, guidance_scale: float
+) -> None:
+    pipe = DiTPipeline(tiny_pipe.transformer, tiny_pipe.vae, scheduler())
+    sampler = SamplerConfig(3, guidance_scale)
+    together = generate(pipe, REQUESTS, sampler, batch_size=3)
+    for index in range(3):
+        request = Requests(REQUESTS.labels[index : index + 1], REQUESTS.seeds[index : index + 1])
+        assert torch.allclose(generate(pipe, request, sampler, batch_size=1)[0], together[index], atol=1e-4)
+    assert not torch.allclose(together[0], together[2], atol=1e-2), "same label, other seed"
+
+
+def test_pixels_are_the_nearest_values() -> None:
+    """Against diffusers' own way from numbers to pictures."""
+    images = torch.rand(2, 3, 5, 4, generator=torch.Generator().manual_seed(0))
+    images[0, :, 0, 0] = torch.tensor([0.0, 0.5, 1.0])
+    pictures = DiTPipeline.numpy_to_pil(images.permute(0, 2, 3, 1).numpy())
+    assert np.array_equal(to_pixels(images, (0, 1)).numpy(), np.stack([np.asarray(picture) for picture in pictures]))
+    images[1, 0, 0, 0] = torch.nan
+    with pytest.raises(InputError, match=r"seeds \[7\] hold NaN or infinity"):
+        to_pixels(images, (5, 7))
+
+
+def test_prompts_are_refused_by_a_pipeline_of_labels(tiny_pipe: DiTPipeline) -> None:
+    with pytest.raises(InputError, match="DiTPipeline takes no 'prompt'"):
+        generate(tiny_pipe, PromptRequests(("a boot",), (1,)), SAMPLER, batch_size=1)
+
+
+def test_images_of_prompts_do_not_depend_on_the_batch(tmp_path: Path) -> None:
+    """By a Stable Diffusion pipeline with random weights and noise at every step."""
+    pipe = tiny_text_pipe(tmp_path)
+    pipe.scheduler = EulerAncestralDiscreteScheduler()
+    requests = PromptRequests.consecutive(("a boot", "a bag", "a boot"), 5)
+    one, all_at_once = (generate(pipe, requests, SAMPLER, batch_size=size) for size in (1, 3))
+    assert torch.allclose(one, all_at_once, atol=1e-4)
+    assert not torch.allclose(one[0], one[2], atol=1e-2), "same prompt, other seed"
 
 
 @pytest.mark.parametrize("label", [-1, 3, 1000])
