@@ -123,7 +123,7 @@ class InceptionFeatures:
         return InceptionOutput(torch.cat([pool3 for pool3, _ in parts]), torch.cat([logits for _, logits in parts]))
 
     def _read(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.inference_mode():
+        with torch.no_grad():
             pool3, logits = self._network(pixels.to(self.device))
         return pool3.cpu(), logits.cpu()
 
