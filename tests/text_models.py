@@ -7,7 +7,15 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+)
 
 CONTEXT = 77
 _START, _END = "<|startoftext|>", "<|endoftext|>"
@@ -80,3 +88,18 @@ def tiny_text_pipe(folder: Path) -> StableDiffusionPipeline:
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def save_tiny_clip(folder: Path, seed: int = 0) -> CLIPModel:
+    """A real CLIP model for images of 16 × 16, randomly initialised, saved with tokeniser and image processor."""
+    torch.manual_seed(seed)
+    vision = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8
+    )
+    config = CLIPConfig(text_config=text_config().to_dict(), vision_config=vision.to_dict(), projection_dim=8)
+    model = CLIPModel(config).eval()
+    model.save_pretrained(folder)
+    letter_tokenizer(folder)
+    size = {"height": 16, "width": 16}
+    CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=size).save_pretrained(folder)
+    return model

@@ -156,12 +156,12 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 def test_an_image_that_is_not_finite_scores_nan_with_random_weights(name: str) -> None:
-    batch = images(count=3)
-    expected = metrics[name](batch)
-    batch[1, 0, 3, 4] = math.nan
+    batch = images()
+    expected = metrics[name](batch[1:])
+    batch[0, 0, 3, 4] = math.nan
     found = metrics[name](batch)
-    torch.testing.assert_close(found[[0, 2]], expected[[0, 2]])
-    assert math.isnan(found[1]) and found.dtype == torch.float32
+    torch.testing.assert_close(found[1:], expected)
+    assert math.isnan(found[0]) and found.dtype == torch.float32
     assert metrics[name](torch.full((2, 3, 8, 8), math.nan)).isnan().all()
 
 
@@ -319,16 +319,12 @@ def test_foreign_clip_weights_are_one_clear_line(tmp_path: Path) -> None:
 
 
 def test_the_licence_of_topiq_is_said_once_with_random_weights(
-    random_topiq: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path
+    random_topiq: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     use_weights("topiq", random_topiq)
     with caplog.at_level(logging.WARNING):
         metrics["topiq"](images(64, 1))
-        metrics["topiq"](images(64, 1))
-        copy = tmp_path / "copy.pth"
-        copy.symlink_to(random_topiq)
-        use_weights("topiq", copy)  # loads again
-        metrics["topiq"](images(64, 1))
+        topiq._build(random_topiq)
     said = [record.message for record in caplog.records if "non-commercial" in record.message]
     assert len(said) == 1 and "PolyForm Noncommercial" in said[0]
 

@@ -59,7 +59,7 @@ class QualityNetwork:
         Raises:
             InputError: not images in [0, 1], the library is not installed, or its weights are missing or damaged.
         """
-        images = _checked(images)
+        images = checked_images("candidate", images)
         finite = images.flatten(1).isfinite().all(dim=1)
         values = images.new_full(images.shape[:1], torch.nan)
         if finite.any():
@@ -102,13 +102,24 @@ def enlarge(images: Tensor) -> Tensor:
     return interpolate(images, size=size, mode="bicubic", align_corners=False).clamp(0, 1)
 
 
-def _checked(images: Tensor) -> Tensor:
-    """Check layout and range; NaN passes, because a broken image must score NaN and not stop a search."""
+def checked_images(name: str, images: Tensor) -> Tensor:
+    """Check layout and range; NaN passes, because a broken image must score NaN and not stop a search.
+
+    Args:
+        name: Name of the argument, for the message.
+        images: (N, 3, H, W) in [0, 1].
+
+    Returns:
+        The images as float32.
+
+    Raises:
+        InputError: another shape or type, or values outside [0, 1].
+    """
     if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
         raise InputError(
-            f"candidate must be float images of shape (N, 3, H, W), got {images.dtype} {tuple(images.shape)}."
+            f"{name} must be float images of shape (N, 3, H, W), got {images.dtype} {tuple(images.shape)}."
         )
     if ((images < 0) | (images > 1)).any():
         low, high = float(images.min()), float(images.max())
-        raise InputError(f"candidate must be images in [0, 1], got values from {low:.4g} to {high:.4g}.")
+        raise InputError(f"{name} must be images in [0, 1], got values from {low:.4g} to {high:.4g}.")
     return images.float()
