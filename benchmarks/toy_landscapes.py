@@ -33,21 +33,20 @@ def main() -> None:
     add_output_option(parser)
     arguments = parser.parse_args()
     schedules = list(all_schedules(SPACE))
-    found: dict[str, dict[str, list[int]]] = (
-        {name: {} for name in algorithms} if arguments.compare else {"evolution": {}}
-    )
-    gaps: dict[str, dict[str, float]] = {name: {} for name in found}
+    names = list(algorithms) if arguments.compare else ["evolution"]
+    found: dict[str, dict[str, list[int]]] = {name: {} for name in names}
+    gaps: dict[str, dict[str, float]] = {name: {} for name in names}
     for family, make in FAMILIES.items():
         landscapes = [make(index) for index in range(arguments.landscapes)]
         values = [[landscape(levels) for levels in schedules] for landscape in landscapes]
-        for name in found:
+        for name in names:
             missed = [
                 [gap(name, landscape, seed, arguments.generations, known) for seed in range(arguments.seeds)]
                 for landscape, known in zip(landscapes, values, strict=True)
             ]
-            found[name][family] = [sum(one < 1e-12 for one in row) for row in missed]
-            gaps[name][family] = statistics.fmean(one for row in missed for one in row)
-            print(family, name, found[name][family], f"gap {gaps[name][family]:.4f}", flush=True)
+            hits, mean = [row.count(0.0) for row in missed], statistics.fmean(one for row in missed for one in row)
+            found[name][family], gaps[name][family] = hits, mean
+            print(family, name, hits, f"gap {mean:.4f}", flush=True)
     numbers: dict[str, Any] = {"benchmark": "toy_landscapes", "schedules": len(schedules), "seeds": arguments.seeds}
     numbers |= {"generations": arguments.generations, "found": found["evolution"]}
     if arguments.compare:

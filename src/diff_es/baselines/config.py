@@ -15,7 +15,7 @@ class BaselineConfig:
 
     Attributes:
         evaluations: The most schedules that are evaluated, 1 or more.
-        seed: Seed of everything random, 0 or more. Greedy and stagewise-dp draw nothing.
+        seed: Seed of everything random, 0 or more. Greedy draws hardly anything, stagewise-dp nothing.
         max_mutation: The most levels that one level switch moves, 1 or more (hill-climb and greedy).
         survivors: How many of the best schedules count as the population in the history, 1 or more.
         offspring: Evaluations that make up one generation of the history, 1 or more; the first one has

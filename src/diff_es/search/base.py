@@ -100,10 +100,10 @@ class GenerationRecord:
     Attributes:
         generation: 0 for the start population.
         evaluated: Different schedules evaluated so far.
-        best: The highest fitness so far.
+        best: The highest fitness so far of a schedule that meets the budget.
         best_levels: The schedule that has it.
         population: The survivors after this generation.
-        offspring: The schedules that this generation added.
+        offspring: The schedules that this generation added, without those that do not meet the budget.
     """
 
     generation: int
@@ -122,8 +122,10 @@ class ScheduleSearch(Protocol):
     - `ask` returns the candidates that still wait for a fitness, each schedule at most once in the life of a
       search; never an empty list while not `done`. Asking twice changes nothing.
     - `tell` takes any part of them, in any order; results depend on neither.
-    - All randomness derives from a seed, the generation and the child, so that a search which is told the same
-      fitness values again (those of a journal) takes the same way again.
+    - What it does follows from a seed and from what it was told, so that a search which is told the same fitness
+      values again (those of a journal) takes the same way again.
+    - Candidates need not meet the budget where an algorithm learns from others too; `best` and the history hold only
+      schedules that do.
     """
 
     @property
@@ -132,7 +134,7 @@ class ScheduleSearch(Protocol):
 
     @property
     def best(self) -> Scored:
-        """The best schedule of the finished generations."""
+        """The best schedule of the finished generations that meets the budget."""
 
     @property
     def history(self) -> Sequence[GenerationRecord]:
