@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
     from diff_es.report.content import Gallery, WorstCase
 
-#: Images side by side in one strip; more would be too small on a phone.
-_COLUMNS = 10
+#: Images side by side in one strip: more would be too small on a phone, fewer too large on a desk.
+_MOST_COLUMNS, _FEWEST_COLUMNS = 10, 6
 #: Sides up to this are kept as they are, pixel by pixel; larger images are shown smaller, and compressed.
 _LARGEST_EXACT = 64
 _LARGEST_SHOWN = 256
@@ -43,13 +44,15 @@ class Sheet:
     Attributes:
         columns: Their names; empty where they have none.
         strips: One per model.
-        cells: What each column is called in a list, as JSON.
+        cells: What each image is called in a list, as JSON.
+        places: Places in a strip; those beyond the images are empty.
         gap: Transparent pixels between two images.
     """
 
     columns: tuple[str, ...]
     strips: tuple[Strip, ...]
     cells: str
+    places: int
     gap: int = GAP
 
 
@@ -132,15 +135,20 @@ def shrink(images: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _sheets(gallery: Gallery) -> Iterator[Sheet]:
-    """Cut the image grid into sheets that a phone can show."""
-    for start in range(0, gallery.count, _COLUMNS):
-        part = slice(start, min(start + _COLUMNS, gallery.count))
+    """Cut the image grid into sheets of about equal width that a phone can show."""
+    sheets = math.ceil(gallery.count / _MOST_COLUMNS)
+    width = math.ceil(gallery.count / sheets) if sheets else 0
+    places = max(width, _FEWEST_COLUMNS)
+    for start in range(0, gallery.count, max(width, 1)):
+        part = slice(start, min(start + width, gallery.count))
         cells = [image_label(gallery, index) for index in range(part.start, part.stop)]
         strips = tuple(
-            Strip(name, address(strip(shrink(images[part]))), f"Images by {name}: {'; '.join(cells)}.")
+            Strip(name, address(strip(shrink(images[part]), places)), f"Images by {name}: {'; '.join(cells)}.")
             for name, images in gallery.images.items()
         )
-        yield Sheet(gallery.labels[part], strips, json.dumps(cells))
+        names = gallery.labels[part]
+        columns = (*names, *[""] * (places - len(names))) if names else ()
+        yield Sheet(columns, strips, json.dumps(cells), places)
 
 
 def _worst_pair(name: str, dense: str, case: WorstCase) -> Pair:

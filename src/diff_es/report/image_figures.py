@@ -41,11 +41,19 @@ def draw_images(images: Mapping[str, NDArray[Any]], columns: Sequence[str], them
         return png(figure)
 
 
-def strip(images: NDArray[Any]) -> NDArray[np.uint8]:
-    """Put images (N, H, W, 3) in a row (H, N · (W + gap) − gap, 4); values that are not finite become black."""
+def strip(images: NDArray[Any], columns: int = 0) -> NDArray[np.uint8]:
+    """Put images in a row; values that are not finite become black.
+
+    Args:
+        images: (N, H, W, 3), uint8 or float in [0, 1].
+        columns: Places in the row, those beyond the N images left transparent; at least N.
+
+    Returns:
+        (H, columns · (W + gap) − gap, 4).
+    """
     pixels = to_uint8(images)
     count, height, width, _ = pixels.shape
-    row = np.zeros((height, count * (width + GAP) - GAP, 4), dtype=np.uint8)
+    row = np.zeros((height, max(count, columns) * (width + GAP) - GAP, 4), dtype=np.uint8)
     for index, image in enumerate(pixels):
         start = index * (width + GAP)
         row[:, start : start + width, :3] = image

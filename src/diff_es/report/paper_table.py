@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 _SIGNS: dict[Verdict, str] = {"holds": "✓", "does not hold": "✗", "cannot be told apart": "≈"}
 
 
+_MANY: dict[Verdict, str] = {
+    "holds": "hold",
+    "does not hold": "do not hold",
+    "cannot be told apart": "cannot be told apart",
+}
+
+
 @dataclass(frozen=True)
 class ShownClaim:
     """A claim in words.
@@ -61,18 +68,11 @@ def show_claims(report: TableReport) -> tuple[ShownClaim, ...]:
 
 def verdicts(report: TableReport) -> str:
     """One sentence: how many of the paper's claims hold here."""
-    counts = Counter(claim.verdict for claim in report.claims)
     if not report.claims:
-        return "The paper makes no claim of one method against another here."
-    hold = f"{counts['holds']} of the paper’s {len(report.claims)} claims hold here"
-    others = [f"{counts[name]} {verb}" for name, verb in _OTHERS.items() if counts[name]]
-    return f"{'; '.join([hold, *others])}."
-
-
-_OTHERS: dict[Verdict, str] = {
-    "does not hold": "fail",
-    "cannot be told apart": "cannot be decided, their two sides being within the noise",
-}
+        return "No claim of the paper is tested here."
+    counts = Counter(claim.verdict for claim in report.claims)
+    parts = (f"{counts[name]} {name if counts[name] == 1 else many}" for name, many in _MANY.items() if counts[name])
+    return f"Of the paper’s claims that are tested here, {', '.join(parts)}."
 
 
 def _heading_detail(column: TableColumn) -> str:

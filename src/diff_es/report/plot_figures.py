@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from diff_es.report.result_figures import MARKERS, rule
+from diff_es.report.result_figures import marker, rule
 from diff_es.report.theme import Theme, drawing, palette_png
 
 if TYPE_CHECKING:
@@ -18,18 +18,11 @@ def draw_plot(plot: Plot, theme: Theme) -> bytes:
     """Lines or bars, each with its interval; the paper's series are hollow and dashed."""
     with drawing(theme, 2.7 + 0.16 * len(plot.series)) as figure:
         axes = figure.subplots()
-        names = list(dict.fromkeys(point.x for series in plot.series for point in series.points))
-        by_name = isinstance(names[0], str)
-        for index, series in enumerate(plot.series):
-            places = [float(names.index(p.x)) if by_name else float(p.x) for p in series.points]
-            (_draw_bars if plot.kind == "bars" else _draw_line)(axes, series, places, (index, len(plot.series)), theme)
-        if by_name:
-            crowded = len(names) > 1 and max(len(str(name)) for name in names) * len(names) > 44
-            axes.set_xticks(range(len(names)), [str(name) for name in names], rotation=30 if crowded else 0)
-            if crowded:
-                axes.tick_params(axis="x", labelsize=8)
-                for label in axes.get_xticklabels():
-                    label.set(horizontalalignment="right", rotation_mode="anchor")
+        draw = _draw_bars if plot.kind == "bars" else _draw_line
+        for index, (series, places) in enumerate(zip(plot.series, _places(plot), strict=True)):
+            draw(axes, series, places, (index, len(plot.series)), theme)
+        if names := _categories(plot):
+            _label_categories(axes, names)
         axes.set_xlabel(plot.x_label)
         axes.set_ylabel(plot.y_label)
         rule(axes, theme)
@@ -43,6 +36,32 @@ def describe_plot(plot: Plot) -> str:
     return f"{plot.title}: {plot.y_label} over {plot.x_label}. {'; '.join(series)}."
 
 
+def _categories(plot: Plot) -> list[str]:
+    """The names on the x axis, in order; none where x is a number."""
+    return list(dict.fromkeys(p.x for series in plot.series for p in series.points if isinstance(p.x, str)))
+
+
+def _places(plot: Plot) -> list[list[float]]:
+    """Where the points of each series lie; lines that share an x stand a little apart, or whiskers hide each other."""
+    names = _categories(plot)
+    places = [
+        [float(names.index(p.x) if isinstance(p.x, str) else p.x) for p in series.points] for series in plot.series
+    ]
+    distinct = {place for own in places for place in own}
+    if plot.kind == "bars" or len(distinct) == sum(map(len, places)):
+        return places
+    step = 0.012 * (max(distinct) - min(distinct))
+    middle = (len(places) - 1) / 2
+    return [[place + step * (index - middle) for place in own] for index, own in enumerate(places)]
+
+
+def _label_categories(axes: Axes, names: list[str]) -> None:
+    crowded = len(names) > 1 and max(map(len, names)) * len(names) > 44
+    axes.set_xticks(range(len(names)), names, rotation=30 if crowded else 0, fontsize=8 if crowded else 9)
+    for label in axes.get_xticklabels() if crowded else ():
+        label.set(horizontalalignment="right", rotation_mode="anchor")
+
+
 def _draw_line(axes: Axes, series: Series, places: list[float], order: tuple[int, int], theme: Theme) -> None:
     index, _ = order
     colour, line = theme.hues[index % len(theme.hues)], "--" if series.from_paper else "-"
@@ -54,7 +73,7 @@ def _draw_line(axes: Axes, series: Series, places: list[float], order: tuple[int
         color=colour,
         linewidth=1.5,
         linestyle=line,
-        marker=MARKERS[index % len(MARKERS)],
+        marker=marker(index),
         markersize=5,
         markerfacecolor=theme.paper if series.from_paper else colour,
         label=series.name,

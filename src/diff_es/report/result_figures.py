@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from diff_es.report.content import FitnessPoint
     from diff_es.report.latency import Timed
 
-MARKERS = ("o", "s", "^", "D", "v")
+_MARKERS = ("o", "s", "^", "D", "v")
 
 
 def draw_fitness(history: Mapping[str, Sequence[FitnessPoint]], label: str, theme: Theme) -> bytes:
@@ -33,9 +33,10 @@ def draw_fitness(history: Mapping[str, Sequence[FitnessPoint]], label: str, them
             worst, best = [point.worst for point in points], [point.best for point in points]
             axes.fill_between(generations, worst, best, color=colour, alpha=0.18, linewidth=0)
             axes.plot(generations, [point.mean for point in points], color=colour, linewidth=0.9, linestyle=(0, (4, 2)))
-            marker = MARKERS[index % len(MARKERS)]
             every = max(1, len(points) // 12)
-            axes.plot(generations, best, color=colour, linewidth=1.8, marker=marker, ms=4, markevery=every, label=name)
+            axes.plot(
+                generations, best, color=colour, linewidth=1.8, marker=marker(index), ms=4, markevery=every, label=name
+            )
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("generation")
         axes.set_ylabel(label)
@@ -111,7 +112,15 @@ def draw_parameters(evaluation: Evaluation, theme: Theme) -> bytes:
             shares = [used / schedule.cost.parameters for used in reversed(schedule.cost.parameters_per_stage)]
             edges = [place - 0.5 for place in range(len(shares) + 1)]
             line = (0, (4, 2)) if index % 2 else "-"
-            axes.stairs(shares, edges, color=theme.hues[index % len(theme.hues)], lw=1.8, ls=line, label=schedule.name)
+            axes.stairs(
+                shares,
+                edges,
+                baseline=None,
+                color=theme.hues[index % len(theme.hues)],
+                lw=1.8,
+                ls=line,
+                label=schedule.name,
+            )
         axes.axhline(1, color=theme.muted, linewidth=1)
         axes.set_ylim(0, 1.05)
         axes.yaxis.set_major_formatter(PercentFormatter(1))
@@ -145,7 +154,12 @@ def draw_whiskers(
     places, middle, low, high = values
     colour = theme.hues[index % len(theme.hues)]
     axes.vlines(places, low, high, color=colour, linewidth=1.2)
-    axes.plot(places, middle, color=colour, linewidth=1.5, marker=MARKERS[index % len(MARKERS)], ms=5, label=label)
+    axes.plot(places, middle, color=colour, linewidth=1.5, marker=marker(index), ms=5, label=label)
+
+
+def marker(index: int) -> str:
+    """Marker of a series; together with its colour it stays distinct for 25 of them."""
+    return _MARKERS[(index + index // len(_MARKERS)) % len(_MARKERS)]
 
 
 def rule(axes: Axes, theme: Theme) -> None:

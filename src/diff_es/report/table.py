@@ -103,7 +103,13 @@ def in_units(count: float, unit: str) -> str:
 def interval_text(interval: tuple[float, float], form: str) -> str:
     """Write a 95 % interval."""
     low, high = (number(end, form) for end in interval)
-    return f"95%: {low} to {high}"
+    # Spaces that no line breaks at.
+    return f"95%: {low}\u00a0to\u00a0{high}"
+
+
+def milliseconds(value: float) -> str:
+    """Write a time with three digits or a little more ("0.46", "12.3", "1530")."""
+    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
 def _grid(caption: str, evaluation: Evaluation, columns: tuple[_Column, ...]) -> Grid:
@@ -158,7 +164,7 @@ def _latency_columns(evaluation: Evaluation, at: Timed) -> tuple[_Column, ...]:
             f"Latency, batch {at.batch_size}",
             False,
             lambda s: record(s).median_ms,
-            lambda s: f"{record(s).median_ms:.1f} ms",
+            lambda s: f"{milliseconds(record(s).median_ms)} ms",
             lambda s: (_spread(record(s)),),
         ),
         _Column(
@@ -195,7 +201,7 @@ def _latency_cell(evaluation: Evaluation, schedule: ScheduleEvaluation, at: Time
     if at not in entries:
         return Cell("not measured")
     record = schedule.cost.latency_of(at.batch_size, at.scope)
-    text, spread = f"{record.median_ms:.1f} ms", _spread(record)
+    text, spread = f"{milliseconds(record.median_ms)} ms", _spread(record)
     if schedule.is_dense:
         return Cell(text, (spread,))
     ratio = speedup_at(evaluation, schedule, at)
@@ -203,7 +209,7 @@ def _latency_cell(evaluation: Evaluation, schedule: ScheduleEvaluation, at: Time
 
 
 def _spread(record: LatencyRecord) -> str:
-    return f"p10–p90: {record.p10_ms:.1f}{RANGE}{record.p90_ms:.1f}"
+    return f"p10–p90: {milliseconds(record.p10_ms)}{RANGE}{milliseconds(record.p90_ms)}"
 
 
 def _mean_parameters(schedule: ScheduleEvaluation) -> float:

@@ -3,8 +3,8 @@
 {
   /** One image of a strip, cut out as an address of its own. */
   const cut = (strip, index) => {
-    const count = JSON.parse(strip.dataset.cells).length, gap = Number(strip.dataset.gap);
-    const width = (strip.naturalWidth + gap) / count - gap;
+    const gap = Number(strip.dataset.gap);
+    const width = (strip.naturalWidth + gap) / Number(strip.dataset.places) - gap;
     const canvas = document.createElement("canvas");
     canvas.width = width;
     canvas.height = strip.naturalHeight;
