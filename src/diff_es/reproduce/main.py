@@ -46,7 +46,7 @@ def reproduce(  # noqa: PLR0913 (the options of the command)
     name: str,
     output: Path,
     *,
-    scale: str = "small",
+    scale: str | Scale = "small",
     device: str = "auto",
     judge: Judge | None = None,
     command: str = "",
@@ -57,7 +57,7 @@ def reproduce(  # noqa: PLR0913 (the options of the command)
     Args:
         name: "table1", …, "figure4" (see `tables`).
         output: Where all tables are kept; tables of one scale share their work there.
-        scale: "small" (the shipped model) or "paper" (the paper's model, data and settings).
+        scale: "small" (the shipped model), "paper" (the paper's model, data and settings), or one of your own.
         device: "auto", "cpu", "cuda", …
         judge: What images are judged by; by default the one that is known for the model.
         command: The command line, for the record.
@@ -67,16 +67,20 @@ def reproduce(  # noqa: PLR0913 (the options of the command)
         InputError: no such table or scale, or the model or its data cannot be had.
     """
     table = tables[name]
-    if scale not in SCALES:
-        raise InputError(f"scale={scale!r}: {suggest(scale, SCALES)}")
-    settings = Scale.load(scale)
+    settings = scale if isinstance(scale, Scale) else _shipped_scale(scale)
     model = table.rows[0].recipes(settings)[0].model
-    workspace = Workspace(output / "work" / scale, judge or known_judge(model), device)
+    workspace = Workspace(output / "work" / settings.name, judge or known_judge(model), device)
     announce(expect(table, settings, workspace))
-    result = make(table, settings, scale, workspace, command or f"diff-es reproduce {name} --scale {scale}")
-    folder = output / name / scale
+    result = make(table, settings, workspace, command or f"diff-es reproduce {name} --scale {settings.name}")
+    folder = output / name / settings.name
     folder.mkdir(parents=True, exist_ok=True)
     result.write(folder / "result.json")
     write_files(folder, table, result)
     report = write_report(folder, table_report(table, settings, result, workspace))
     return Reproduced(result, folder, report)
+
+
+def _shipped_scale(name: str) -> Scale:
+    if name not in SCALES:
+        raise InputError(f"scale={name!r}: {suggest(name, SCALES)}")
+    return Scale.load(name)

@@ -50,13 +50,12 @@ class Made:
     qualities: tuple[Quality, ...]
 
 
-def make(table: Table, scale: Scale, scale_name: str, workspace: Workspace, command: str) -> TableResult:
+def make(table: Table, scale: Scale, workspace: Workspace, command: str) -> TableResult:
     """Make a table, going on where an earlier run stopped.
 
     Args:
         table: What to make.
         scale: At which scale.
-        scale_name: Its name.
         workspace: Where everything is kept.
         command: The command line, for the record.
     """
@@ -77,7 +76,7 @@ def make(table: Table, scale: Scale, scale_name: str, workspace: Workspace, comm
     memory = _memory(table, recipes, workspace)
     return TableResult(
         table=table.name,
-        scale=scale_name,
+        scale=scale.name,
         rows=rows,
         claims=_claims(table, made, rows, memory, workspace.judge),
         memory=memory,

@@ -16,6 +16,7 @@ class Scale(BaseModel):
     """One scale; the shipped ones are `small` and `paper`.
 
     Attributes:
+        name: Its name.
         description: What stands for what, one sentence without its full stop.
         seeds: One search is made with each of these seeds.
         images: Images that each row is measured on.
@@ -26,6 +27,7 @@ class Scale(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    name: str
     description: str
     seeds: tuple[int, ...] = Field(min_length=1)
     images: Positive
@@ -38,7 +40,7 @@ class Scale(BaseModel):
         """Read a shipped scale, "small" or "paper"."""
         path = shipped(f"scales/{name}")
         try:
-            return cls.model_validate(read_yaml(path))
+            return cls.model_validate({"name": name, **read_yaml(path)})
         except ValidationError as error:
             raise InputError(f"{path} is no scale: {error}") from error
 

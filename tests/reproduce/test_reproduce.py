@@ -1,0 +1,128 @@
+"""A table from start to end on the tiny model: rows, claims, files, resuming, and sharing the work."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diff_es.artifacts import held
+from diff_es.errors import InputError
+from diff_es.reproduce import Expectation, Reproduced, reproduce, tables
+from diff_es.reproduce.claims import verdict
+from diff_es.reproduce.result import TableResult
+from reproduce.tiny_table import TABLE, tiny_judge, tiny_scale
+
+
+@pytest.fixture(scope="module")
+def registered() -> Iterator[None]:
+    tables.register(TABLE.name, TABLE)
+    yield
+    del tables._entries[TABLE.name]
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[Expectation]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def made(registered: None, expected: list[Expectation], tmp_path_factory: pytest.TempPathFactory) -> Reproduced:
+    base = tmp_path_factory.getbasetemp()
+    folder = tmp_path_factory.mktemp("tables")
+    scale = tiny_scale(base)
+    return reproduce("tiny", folder, scale=scale, device="cpu", judge=tiny_judge(), announce=expected.append)
+
+
+def test_every_row_is_there_with_its_searches(made: Reproduced) -> None:
+    names = [row.name for row in made.result.rows]
+    assert names == ["dense", "uniform", "searched", "greedy"]
+    assert [len(row.searches) for row in made.result.rows] == [0, 1, 2, 2]
+    for row in made.result.rows[1:]:
+        assert all(sum(own.levels) == 6 for own in row.searches), "half of H = 4 in each of three equal stages"
+        assert 0.3 < row.cost.macs_ratio < 0.9
+    searched = made.result.row("searched").searches
+    assert {own.seed for own in searched} == {0, 1}
+    greedy = made.result.row("greedy").searches
+    assert all(mine.evaluated <= max(own.evaluated for own in searched) + 3 for mine in greedy)
+
+
+def test_dense_is_measured_against_itself(made: Reproduced) -> None:
+    ssim = made.result.rows[0].measurement("ssim")
+    assert ssim is not None and ssim.value == pytest.approx(1) and ssim.interval == pytest.approx((1, 1))
+    assert ssim.reference == "dense" and ssim.samples.count == 8
+
+
+def test_a_row_is_the_mean_of_its_searches(made: Reproduced) -> None:
+    work = made.folder.parents[1] / "work" / "tiny" / "searches"
+    found = sorted(work.glob("obs-0.5-evolution-*/images/quality.json"))
+    values = [json.loads(path.read_text())["values"]["quarter_frechet"] for path in found]
+    record = made.result.row("searched").measurement("quarter_frechet")
+    assert len(values) == 2 and record is not None
+    assert record.value == pytest.approx(np.mean(values))
+    assert record.interval is not None and record.interval[0] <= record.value <= record.interval[1]
+    assert record.weights == "0" * 64 and record.reference == "40 images of noise" and not record.higher_is_better
+
+
+def test_claims_are_judged_by_what_was_measured(made: Reproduced) -> None:
+    frechet, ssim, latency, runtime, memory = made.result.claims
+    assert frechet.paper == (5.0, 9.0) and frechet.metric == "quarter_frechet" and not frechet.higher_is_better
+    for claim in (frechet, ssim):
+        assert claim.interval is not None
+        better, worse = claim.ours
+        advantage = better - worse if claim.higher_is_better else worse - better
+        assert claim.interval[0] <= advantage <= claim.interval[1]
+    own, dense = made.result.row("searched").cost.latency_of(2), made.result.row("dense").cost.latency_of(2)
+    assert latency.ours == (own.median_ms, dense.median_ms) and latency.paper == (60.0, 80.0)
+    assert runtime.interval is None and runtime.ours[0] < runtime.ours[1] and verdict(runtime) == "holds"
+    assert memory.ours[0] < memory.ours[1] and verdict(memory) == "holds"
+    assert all(claim.examination for claim in made.result.claims if verdict(claim) != "holds")
+
+
+def test_the_files_say_what_the_record_says(made: Reproduced) -> None:
+    assert TableResult.read(made.folder / "result.json") == made.result
+    with (made.folder / "table.csv").open() as file:
+        values = {(line["row"], line["metric"]): line for line in csv.DictReader(file)}
+    record = made.result.row("searched").measurement("ssim")
+    assert record is not None
+    assert float(values["searched", "ssim"]["ours"]) == pytest.approx(record.value, rel=1e-5)
+    assert values["uniform", "quarter_frechet"]["paper"] == ""
+    with (made.folder / "claims.csv").open() as file:
+        assert [line["verdict"] for line in csv.DictReader(file)] == [verdict(own) for own in made.result.claims]
+    text = (made.folder / "table.md").read_text()
+    assert "A tiny table" in text and "## Memory" in text and "resident before stitched" in text
+    html = made.report.read_text()
+    assert "A tiny table" in html and "http://" not in html.replace("http://www.w3.org", "")
+
+
+def test_a_second_time_nothing_is_made_again(
+    made: Reproduced, expected: list[Expectation], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    work = made.folder.parents[1] / "work"
+    before = {path: path.stat().st_mtime_ns for path in work.rglob("*.json*")}
+    again: list[Expectation] = []
+    scale = tiny_scale(tmp_path_factory.getbasetemp())
+    output = made.folder.parents[1]
+    result = reproduce("tiny", output, scale=scale, device="cpu", judge=tiny_judge(), announce=again.append)
+    assert {path: path.stat().st_mtime_ns for path in work.rglob("*.json*")} == before
+    assert result.result == made.result
+    assert (expected[0].banks, expected[0].searches, expected[0].images) == (1, 5, 40)
+    assert (again[0].banks, again[0].searches, again[0].images) == (0, 0, 0)
+
+
+def test_an_unknown_table_or_scale_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="did you mean 'table1"):
+        reproduce("tabel1", tmp_path)
+    with pytest.raises(InputError, match="scale='smal': did you mean 'small'"):
+        reproduce("table1", tmp_path, scale="smal")
+
+
+def test_a_lock_of_another_process_is_waited_for(tmp_path: Path) -> None:
+    with held(tmp_path / ".lock") as mine, held(tmp_path / ".lock") as second:
+        assert mine and not second
+    with held(tmp_path / ".lock") as mine:
+        assert mine
