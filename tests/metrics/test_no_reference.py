@@ -134,23 +134,31 @@ def test_the_tokens_are_those_of_clips_own_tokeniser() -> None:
         assert row[:5] == [start, *bpe.encode(prompt), end] and not any(row[5:]) and len(row) == 77
 
 
-@pytest.mark.parametrize("size", [224, 256])
-def test_topiq_with_random_weights_is_what_pyiqa_computes(random_topiq: Path, size: int) -> None:
+def test_topiq_with_random_weights_is_what_pyiqa_computes(random_topiq: Path) -> None:
     pyiqa = pytest.importorskip("pyiqa")
     direct = pyiqa.create_metric(
         "topiq_nr", device=torch.device("cpu"), backbone_pretrain=False, pretrained_model_path=str(random_topiq)
     )
-    expected = direct(images(size)).reshape(-1)
     use_weights("topiq", random_topiq)
-    found = metrics["topiq"](images(size))
-    assert expected[0] != expected[1]
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+    for batch in (images(), images(256, 1)):
+        expected = direct(batch).reshape(-1)
+        torch.testing.assert_close(metrics["topiq"](batch), expected, rtol=1e-5, atol=1e-7)
+    assert len(set(metrics["topiq"](images()).tolist())) == 2
+
+
+@pytest.fixture(scope="session")
+def loaded_topiq(random_topiq: Path) -> object:
+    """Reading 180 MB for every test would take most of the time."""
+    use_weights("topiq", random_topiq)
+    return topiq.TOPIQ._load()
 
 
 @pytest.fixture(params=NAMES)
-def name(request: pytest.FixtureRequest) -> str:
+def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """A metric whose randomly initialised weights are in use."""
     metric: str = request.param
+    if metric == "topiq":
+        monkeypatch.setattr(topiq.TOPIQ, "_loaded", request.getfixturevalue("loaded_topiq"))
     use_weights(metric, request.getfixturevalue({"clip_iqa": "random_clip", "topiq": "random_topiq"}[metric]))
     return metric
 
@@ -166,10 +174,9 @@ def test_an_image_that_is_not_finite_scores_nan_with_random_weights(name: str) -
 
 
 def test_small_images_are_enlarged_with_random_weights(name: str) -> None:
-    small = images(32, 1)
-    assert torch.equal(metrics[name](small), metrics[name](enlarge(small)))
-    # piq cannot read 16 pixels by itself.
-    assert metrics[name](images(16, 1)).isfinite().all()
+    small = images(16, 1)  # piq cannot read 16 pixels by itself
+    found = metrics[name](small)
+    assert found.isfinite().all() and torch.equal(found, metrics[name](enlarge(small)))
 
 
 def test_no_gradients_are_kept_with_random_weights(name: str) -> None:
@@ -252,6 +259,14 @@ def test_weights_named_in_the_environment_are_used(random_clip: Path, monkeypatc
     monkeypatch.setenv("DIFF_ES_WEIGHTS_CLIP_IQA", str(random_clip.with_name("gone.pt")))
     with pytest.raises(InputError, match=r"DIFF_ES_WEIGHTS_CLIP_IQA names .*gone.pt, which is no file"):
         metrics["clip_iqa"](images(count=1))
+
+
+def test_naming_none_goes_back_to_the_library(random_clip: Path) -> None:
+    use_weights("clip_iqa", random_clip)
+    assert metrics["clip_iqa"].weights_sha256() == sha256(random_clip)
+    use_weights("clip_iqa", None)
+    with pytest.raises(InputError, match="are missing"):
+        metrics["clip_iqa"].weights_sha256()
 
 
 def test_weights_in_the_librarys_cache_are_used(random_topiq: Path, tmp_path: Path) -> None:

@@ -25,8 +25,9 @@ MINIMUM_SIDE = 224
 @dataclass(frozen=True)
 class _Loaded:
     module: nn.Module
-    path: Path
     sha256: str
+    #: The file that the user had named; None for the library's own.
+    chosen: Path | None
 
 
 class QualityNetwork:
@@ -76,11 +77,11 @@ class QualityNetwork:
         return self._load().sha256
 
     def _load(self) -> _Loaded:
-        """Read the weights, unless they were read from this very file before."""
-        path = chosen_file(self._metric)
-        if self._loaded is None or path not in (None, self._loaded.path):
-            path = path or published_file(self._metric, self._published)
-            self._loaded = _Loaded(self._build(path).eval().requires_grad_(False), path, sha256(path))
+        """Read the weights, unless they were read from the same place before."""
+        chosen = chosen_file(self._metric)
+        if self._loaded is None or self._loaded.chosen != chosen:
+            path = chosen or published_file(self._metric, self._published)
+            self._loaded = _Loaded(self._build(path).eval().requires_grad_(False), sha256(path), chosen)
         return self._loaded
 
 
