@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+_ALPHA_MODES = {"LA", "La", "PA", "RGBA", "RGBa"}
 _MAX_NPZ_BYTES = 4 * 2**30
 
 
@@ -38,7 +39,7 @@ def read_folder(folder: Path, size: int) -> LabelledImages:
     if not folder.is_dir():
         raise InputError(f"calibration.data={folder} is no folder.")
     classes = sorted(item for item in folder.iterdir() if item.is_dir())
-    files = [(path, _label(item, index)) for index, item in enumerate(classes) for path in _images(item)]
+    files = [(path, _label(item, index)) for index, item in enumerate(classes) for path in image_files(item)]
     if not files:
         raise InputError(f"{folder} holds no images: expected {folder}/CLASS/*.png (or jpg, webp, bmp).")
     images = [_read_image(path, size) for path, _ in track(files, "Reading images")]
@@ -85,8 +86,35 @@ def encode(pipe: Any, images: npt.NDArray[np.uint8], batch_size: int = 64) -> Te
     return torch.cat(latents)
 
 
-def _images(folder: Path) -> list[Path]:
+def image_files(folder: Path) -> list[Path]:
+    """Return the files of a folder whose names say that they are images (png, jpg, jpeg, webp, bmp), sorted by name."""
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
+
+
+def open_image(path: Path) -> Image.Image:
+    """Read a whole image as RGB with 8 bits per channel; grey and palette images are converted.
+
+    Raises:
+        InputError: it cannot be read, has transparent pixels (what lies behind them is not known), or more than 8 bits
+            per channel (the way to 8 is not known).
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            if image.mode in _ALPHA_MODES or "transparency" in image.info:
+                opaque = image.convert("RGBA").getchannel("A").getextrema()[0] == 255
+            else:
+                opaque = True
+            deep = image.mode.startswith(("I", "F"))
+            converted = image.convert("RGB")
+    # Pillow's decoders answer damage with all of these.
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} cannot be read as an image ({error}); repair or remove it.") from error
+    if not opaque:
+        raise InputError(f"{path} has transparent pixels; put it on a background and save it without transparency.")
+    if deep:
+        raise InputError(f"{path} has more than 8 bits per channel; save it with 8.")
+    return converted
 
 
 def _label(folder: Path, index: int) -> int:
@@ -94,10 +122,4 @@ def _label(folder: Path, index: int) -> int:
 
 
 def _read_image(path: Path, size: int) -> npt.NDArray[np.uint8]:
-    try:
-        with Image.open(path) as image:
-            resized = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
-    # Pillow's decoders answer damage with all of these.
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} cannot be read as an image ({error}); repair or remove it.") from error
-    return np.asarray(resized, np.uint8)
+    return np.asarray(open_image(path).resize((size, size), Image.Resampling.BICUBIC), np.uint8)

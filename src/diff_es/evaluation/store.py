@@ -10,11 +10,9 @@ another's name is an error when it is read, never a slightly different result.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self, TypeAlias, TypeVar
@@ -24,7 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from diff_es.artifacts import claim, write_bytes
+from diff_es.artifacts import claim, held, write_bytes
 from diff_es.errors import ArtifactError, InputError
 from diff_es.progress import track
 
@@ -194,16 +192,12 @@ def stored(  # noqa: PLR0913 (where, what, how)
 
 def _claim(folder: Path, requests: R, settings: object, size: int) -> dict[_Chunk, R]:
     """Bind the folder to the settings, and check what is there before anything is sampled."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArtifactError(f"Cannot write {folder}: {error.strerror or error}.") from error
     lock = folder / ".settings.lock"
-    try:
-        with _locked(lock, wait=True):
+    with held(lock, wait=True):
+        try:
             claim(folder, settings)
-    finally:
-        lock.unlink(missing_ok=True)
+        finally:
+            lock.unlink(missing_ok=True)
     chunks = {}
     for index, part in enumerate(requests.batches(size)):
         path = folder / f"{index * size:06d}-{index * size + len(part) - 1:06d}.safetensors"
@@ -239,7 +233,7 @@ def _fill(chunks: Mapping[_Chunk, R], produce: Callable[[R], Mapping[str, Tensor
             if chunk.path.exists():
                 yield from (None for _ in chunk.seeds)
                 continue
-            with _locked(chunk.lock, wait=False) as mine:
+            with held(chunk.lock) as mine:
                 if not mine:
                     busy.append(chunk)
                 elif chunk.path.exists():  # written between the look and the lock
@@ -268,22 +262,6 @@ def _make(chunk: _Chunk, requests: R, produce: Callable[[R], Mapping[str, Tensor
         parts.append(part)
         yield from (None for _ in range(len(batch)))
     chunk.write({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
-
-
-@contextmanager
-def _locked(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold a lock file; without `wait`, say whether it could be had. It falls with the process."""
-    try:
-        file = path.open("w")
-    except OSError as error:
-        raise ArtifactError(f"Cannot write {path}: {error.strerror or error}.") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
 
 
 def _digest(tensor: Tensor) -> Tensor:
