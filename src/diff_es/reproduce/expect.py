@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 #: Seconds that the metrics and their bootstrap intervals take per row.
 _ASSESSING = 8.0
-#: Timed and untimed runs of a row at one batch size, of the denoiser and of the pipeline.
-_TIMED = 2 * 23
+#: Timed and untimed runs of a row at one batch size.
+_TIMED = 23
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def expect(table: Table, scale: Scale, workspace: Workspace) -> Expectation:
     unbuilt = [own for folder, own in banks.items() if not (folder / "bank" / "manifest.json").exists()]
     sample = estimate(workspace.session(recipes[0]))
     image = sample.seconds_per_image
-    timed = len(table.rows) * sum(table.latency) * _TIMED * image
+    timed = len(table.rows) * sum(table.latency) * len(table.scopes) * _TIMED * image
     seconds = (
         sum(_search_images(own, workspace) for own in unsearched) * image
         + len(unjudged) * (scale.images * image + _ASSESSING)

@@ -127,7 +127,8 @@ def _costs(table: Table, made: Sequence[Made], workspace: Workspace) -> dict[str
                 session = workspace.session(own.recipes[0])
                 entries.append(Contestant(own.row.name, "", workspace.schedule(own.recipes[0]), session.bank))
                 plans[own.row.name] = session.plan
-            measured = workspace.bench(recipe).costs(tuple(entries), plans, table.latency, _REPEATS)
+            bench = workspace.bench(recipe)
+            measured = bench.costs(tuple(entries), plans, table.latency, _REPEATS, scopes=table.scopes)
             write_record(path, _Costs(measured))
     return read_record(path, _Costs).costs
 

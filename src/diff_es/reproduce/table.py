@@ -10,6 +10,7 @@ from diff_es.errors import InputError
 from diff_es.registry import Registry
 
 if TYPE_CHECKING:
+    from diff_es.evaluation import Scope
     from diff_es.recipe import Recipe
     from diff_es.reproduce.scale import Scale
 
@@ -74,6 +75,7 @@ class Table:
         rows: Its rows; the dense model is always measured beside them.
         claims: What the paper concludes.
         latency: Batch sizes at which latency is measured; empty where the table has none.
+        scopes: What is timed: whole pipeline calls, denoiser calls, or both.
         memory: Name of the row whose memory is measured, stitched, resident and gathered; empty where none is.
     """
 
@@ -83,6 +85,7 @@ class Table:
     rows: tuple[Row, ...]
     claims: tuple[Claim, ...] = ()
     latency: tuple[int, ...] = ()
+    scopes: tuple[Scope, ...] = ("pipeline",)
     memory: str = ""
 
     def __post_init__(self) -> None:

@@ -23,6 +23,7 @@ from diff_es.evaluation import (
     Quality,
     Samples,
     ScheduleEvaluation,
+    Scope,
     StoredSamples,
     agreement,
     assess,
@@ -132,7 +133,13 @@ class Bench:
         return read_record(path, Quality)
 
     def costs(
-        self, entries: tuple[Contestant, ...], plans: Mapping[str, StagePlan], latency: tuple[int, ...], repeats: int
+        self,
+        entries: tuple[Contestant, ...],
+        plans: Mapping[str, StagePlan],
+        latency: tuple[int, ...],
+        repeats: int,
+        *,
+        scopes: tuple[Scope, ...] = ("denoiser", "pipeline"),
     ) -> dict[str, Cost]:
         """Count and time all contestants; their times alternate within each batch size.
 
@@ -141,12 +148,14 @@ class Bench:
             plans: Name → the stages of its schedule.
             latency: Batch sizes to time; empty for none.
             repeats: Timed runs of each.
+            scopes: What is timed.
         """
         contenders = {entry.name: self.contender(entry) for entry in entries}
         times = {}
         if latency:
-            sizes = tuple(latency)
-            times = measure_batch_sizes(self.pipe, contenders, self.sampler, batch_sizes=sizes, repeats=repeats)
+            times = measure_batch_sizes(
+                self.pipe, contenders, self.sampler, batch_sizes=latency, scopes=scopes, repeats=repeats
+            )
         costs: dict[str, Cost] = {}
         for name, contender in contenders.items():
             pair = {DENSE: contenders[DENSE], name: contender}

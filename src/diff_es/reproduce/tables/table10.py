@@ -28,5 +28,6 @@ TABLE10 = tables.register(
         (_ROW,),
         tuple(_claim(size) for size in _PAPER),
         latency=tuple(_PAPER),
+        scopes=("denoiser", "pipeline"),
     ),
 )
