@@ -95,7 +95,8 @@ def measurement_grid(evaluation: Evaluation) -> Grid:
 def in_units(count: float, unit: str) -> str:
     """Write a count with a decimal prefix ("1.24 GMACs")."""
     for factor, prefix in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if count >= factor:
+        # From 999.5 on, three digits round up to the next prefix.
+        if count >= 0.9995 * factor:
             return f"{count / factor:.3g} {prefix}{unit}"
     return f"{count:.3g} {unit}".rstrip()
 
