@@ -121,8 +121,9 @@ class Measured:
 def _measurement(name: str, quality: Quality, judge: Judge | None, shared: Measured) -> Measurement:
     value, drawn = quality.values[name], quality.replicates.get(name)
     if name in metrics:
-        made_by, weights, reference = metrics[name].version, "", DENSE
-        higher = metrics[name].higher_is_better
+        own = metrics[name]
+        made_by, weights, higher = own.version, own.weights_sha256(), own.higher_is_better
+        reference = DENSE if own.reference else ""
     else:
         assert judge is not None  # all other metrics are a judge's
         made_by, weights, reference = judge.version, judge.weights, _reference(name, judge)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from diff_es.baselines import algorithms, settings_for
 from diff_es.run import estimate
 
 if TYPE_CHECKING:
@@ -59,10 +58,8 @@ def expect(table: Table, scale: Scale, workspace: Workspace) -> Expectation:
 
 def _search_images(recipe: Recipe, workspace: Workspace) -> float:
     """The search in units of dense images: pruning and replay make each of its images cheaper."""
-    session = workspace.session(recipe)
-    name = recipe.search.algorithm
-    made = algorithms[name](session.space, session.plan, settings_for(name, session.space, session.evolution))
-    return made.max_evaluations * recipe.search.probes * (1 - recipe.search.sparsity / 2) * 0.7
+    evaluations = workspace.session(recipe).algorithm().max_evaluations
+    return evaluations * recipe.search.probes * (1 - recipe.search.sparsity / 2) * 0.7
 
 
 def _bank_images(recipe: Recipe) -> float:

@@ -10,7 +10,6 @@ from diff_es.denoisers import denoiser_of, spec_of
 from diff_es.pruning import pruners
 from diff_es.sampling import Requests, sample
 from diff_es.schedule import groups_removed
-from diff_es.search import EvolutionarySearch
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Share of denoiser calls that replay saves: 0.30 and 0.33 in the two searches of the demo; long searches save more.
 _REPLAY_SAVES = 0.3
+#: Pruners that store a weight for every level.
+_COMPENSATED = frozenset({"obs", "obs-diff"})
 #: Bytes of a safetensors header for one tensor.
 _ENTRY = 100
 
@@ -59,7 +60,7 @@ def estimate(session: Session) -> Estimate:
     searches = len(
         {recipe.search.allocation} | ({"uniform"} if "searched-uniform" in recipe.evaluation.compare else set())
     )
-    evaluations = searches * EvolutionarySearch(session.space, session.evolution).max_evaluations
+    evaluations = searches * session.algorithm().max_evaluations
     cost = (1 - recipe.search.sparsity / 2) * (1 - _REPLAY_SAVES)
     section = recipe.evaluation
     contestants = 2 + len(section.compare)
@@ -76,6 +77,7 @@ def estimate(session: Session) -> Estimate:
 
 
 def _seconds_per_image(session: Session) -> float:
+    """Time one batch of the search, dense."""
     count = session.recipe.search.batch_size
     requests = Requests.cycle((0,), count, 0)
     sample(session.pipe, requests, session.sampler)
@@ -88,8 +90,11 @@ def _preparation_images(session: Session) -> float:
     """Calibration and sensitivity in units of sampled images: their denoiser calls over the steps of one image."""
     recipe = session.recipe
     denoiser = denoiser_of(session.pipe)
-    layers = spec_of(denoiser).layers(denoiser, blocks=pruners[recipe.pruning.method].depth)
-    calibrated = recipe.stages * recipe.calibration.samples
+    pruner = pruners[recipe.pruning.method]
+    layers = spec_of(denoiser).layers(denoiser, blocks=pruner.depth)
+    # A statistic of the whole run looks at every step; gradients cost about two passes more.
+    passes = recipe.sampler.steps * (3 if "importance" in pruner.needs else 1) if pruner.one_set else recipe.stages
+    calibrated = passes * recipe.calibration.samples * bool(pruner.needs)
     probed = recipe.stages * len(layers) * recipe.pruning.levels * recipe.search.sensitivity_samples / 2
     uses_sensitivity = recipe.search.allocation == "sensitivity"
     return (calibrated + probed * uses_sensitivity) / recipe.sampler.steps
@@ -104,19 +109,21 @@ def _disk(session: Session) -> int:
     calibration = [size for layer in layers for size in _statistics(denoiser, layer, pruner.needs)]
     bank = [size for layer in layers for size in _trajectory(denoiser, layer, recipe)]
     artefact = [kept * size for layer in layers for size in _thin(denoiser, layer, recipe)]
-    # Weights alone (magnitude) are the same in every stage.
-    sets = 1 if recipe.calibration.shared or not pruner.needs else recipe.stages
+    sets = 1 if recipe.calibration.shared or pruner.one_set else recipe.stages
     tensors = sets * (len(calibration) + len(bank)) + recipe.stages * len(artefact)
     return int(sets * (sum(calibration) + sum(bank)) + recipe.stages * sum(artefact)) + _ENTRY * tensors
 
 
 def _statistics(denoiser: nn.Module, layer: Layer, needs: Collection[Statistic]) -> Iterator[int]:
     """Bytes of each tensor that calibration keeps of a layer in one stage, float32."""
-    if "second_moment" in needs:
+    if {"second_moment", "step_weighted_moment"} & set(needs):
         columns = layer.num_groups * layer.group_size
         yield from (4 * columns**2, 4 * columns)
     if "input_norms" in needs:
         yield from (4 * _weight(denoiser, path).shape[1] for path in layer.inputs)
+    if "importance" in needs:
+        yield from (4 * _weight(denoiser, path).shape[0] for path in layer.inputs)
+        yield 4 * layer.num_groups * layer.group_size
     if "similarity" in needs:
         yield 4
 
@@ -124,7 +131,7 @@ def _statistics(denoiser: nn.Module, layer: Layer, needs: Collection[Statistic])
 def _trajectory(denoiser: nn.Module, layer: Layer, recipe: Recipe) -> Iterator[int]:
     """Bytes of each tensor that the bank keeps of a layer in one stage: the order, int64, and weights by level."""
     yield 8 * layer.num_groups
-    if recipe.pruning.method == "obs":
+    if recipe.pruning.method in _COMPENSATED:
         column = _column_bytes(denoiser, layer)
         for removed in set(groups_removed(layer.num_groups, recipe.pruning.levels)) - {0}:
             yield (layer.num_groups - removed) * layer.group_size * column + column * recipe.pruning.intercept
@@ -133,7 +140,7 @@ def _trajectory(denoiser: nn.Module, layer: Layer, recipe: Recipe) -> Iterator[i
 def _thin(denoiser: nn.Module, layer: Layer, recipe: Recipe) -> Iterator[int]:
     """Bytes of each tensor that the artefact would keep of a layer in one stage if nothing were removed."""
     yield 8 * layer.num_groups
-    if recipe.pruning.method == "obs":
+    if recipe.pruning.method in _COMPENSATED:
         column = _column_bytes(denoiser, layer)
         yield layer.num_groups * layer.group_size * column + column * recipe.pruning.intercept
 

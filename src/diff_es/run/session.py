@@ -18,9 +18,10 @@ from pydantic import TypeAdapter
 from diff_es.allocation import Sensitivity, measure_sensitivity
 from diff_es.artifacts import MANIFEST, read_record, write_record
 from diff_es.bank import Bank, Pruned
-from diff_es.baselines import algorithms, journal_header, settings_for
+from diff_es.baselines import SearchSettings, algorithms, journal_header, settings_for
 from diff_es.calibration import CalibrationConfig, CalibrationSource, DatasetSource, SamplingSource, calibrate, encode
 from diff_es.denoisers import denoiser_of, dense_denoiser_of, spec_of
+from diff_es.errors import InputError
 from diff_es.fitness import TrajectoryFitness
 from diff_es.metrics import metrics
 from diff_es.pruning import BankConfig, build_bank, pruners
@@ -29,7 +30,7 @@ from diff_es.routing import save
 from diff_es.run.models import image_size, load_images, load_pipeline
 from diff_es.sampling import Requests, SamplerConfig, class_labels
 from diff_es.schedule import Allocation, PruningSchedule, ScheduleSpace
-from diff_es.search import EvolutionConfig, Journal, SearchResult, search_with
+from diff_es.search import EvolutionConfig, Journal, ScheduleSearch, SearchResult, search_with
 from diff_es.stages import StagePlan
 
 #: Seeds of different purposes lie this far apart, so that they never meet.
@@ -65,6 +66,11 @@ class Session:
         """
         search = self.recipe.search
         _ = self.pruner_config, metrics[search.metric], self.evolution, algorithms[search.algorithm]
+        if self.recipe.calibration.source == "sampling" and "importance" in pruners[self.pruner_config.method].needs:
+            raise InputError(
+                f"pruning.method={self.pruner_config.method} needs the noise that was added to clean images, which "
+                "calibration.source=sampling does not know; use source: dataset."
+            )
         dense_denoiser_of(self.pipe)
         _ = self.space
 
@@ -155,14 +161,19 @@ class Session:
         if (folder / "result.json").exists():
             return read_record(folder / "result.json", SearchResult)
         fitness = self.fitness(allocation)
-        name = self.recipe.search.algorithm
-        settings = settings_for(name, self.space, self.evolution)
-        made = algorithms[name](self.space, self.plan, settings)
+        name, settings = self.recipe.search.algorithm, self._algorithm_settings()
         header = journal_header(name, self._fitness_fingerprint(allocation), self.space, settings)
         with Journal(folder / "journal.jsonl", header) as journal:
-            result = search_with(made, fitness, journal, seed=self.search_seed)
+            result = search_with(self.algorithm(), fitness, journal, seed=self.search_seed)
         write_record(folder / "result.json", result)
         return result
+
+    def algorithm(self) -> ScheduleSearch:
+        """Return the recipe's search algorithm, which has not been told anything yet."""
+        return algorithms[self.recipe.search.algorithm](self.space, self.plan, self._algorithm_settings())
+
+    def _algorithm_settings(self) -> SearchSettings:
+        return settings_for(self.recipe.search.algorithm, self.space, self.evolution)
 
     @property
     def evolution(self) -> EvolutionConfig:
