@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
 
 from diff_es.errors import InputError
 from diff_es.evaluation import LatencyRecord, describe_speedup, measure_latency, speedup
+from diff_es.evaluation.latency import measure_batch_sizes, routing_contender
+from diff_es.routing import is_routed, routed
+from diff_es.sampling import Requests, SamplerConfig, sample
+from support import SAMPLER, mixed_levels, same_state, snapshot, tiny_bank, tiny_pipe
 
 
 def record(median: float, device: str = "CPU", threads: int = 2) -> LatencyRecord:
@@ -85,3 +91,88 @@ def test_nothing_to_measure_is_refused() -> None:
 def test_a_record_refuses_percentiles_out_of_order() -> None:
     with pytest.raises(InputError, match="p10_ms ≤ median_ms"):
         LatencyRecord(10.0, 11.0, 12.0, 20, 3, "CPU", 2)
+
+
+def test_what_is_within_is_not_timed() -> None:
+    order: list[str] = []
+
+    @contextmanager
+    def slow_to_enter() -> Iterator[None]:
+        time.sleep(0.03)
+        order.append("enter")
+        yield
+        order.append("leave")
+        time.sleep(0.03)
+
+    records = measure_latency(
+        {"side": lambda: order.append("run")}, repeats=3, warmup=1, within={"side": slow_to_enter}
+    )
+    assert order == ["enter", "run", "leave"] * 4
+    assert records["side"].p90_ms < 20
+
+
+def test_batch_sizes_and_scopes_of_a_pipeline() -> None:
+    """A model that sleeps at every call: the time of a call is the sleep, that of the pipeline all of them. (Random
+    weights.)"""
+    pipe = tiny_pipe()
+    rows: list[tuple[str, int]] = []
+
+    @contextmanager
+    def sleepy() -> Iterator[None]:
+        hook = pipe.transformer.register_forward_pre_hook(
+            lambda _, __, kwargs: time.sleep(0.01) or rows.append(("sleepy", len(kwargs["class_labels"]))),
+            with_kwargs=True,
+        )
+        yield
+        hook.remove()
+
+    contenders = {"dense": nullcontext, "sleepy": sleepy}
+    entries = measure_batch_sizes(pipe, contenders, SAMPLER, batch_sizes=(1, 3), repeats=2)
+    wanted = [(1, "denoiser"), (1, "pipeline"), (3, "denoiser"), (3, "pipeline")]
+    assert list(entries) == ["dense", "sleepy"]
+    for own in entries.values():
+        assert [(entry.batch_size, entry.scope) for entry in own] == wanted
+        assert {entry.record.repeats for entry in own} == {2}
+    steps = SAMPLER.num_inference_steps
+    dense, slow = ([entry.record.median_ms for entry in own] for own in entries.values())
+    for call, whole in ((0, 1), (2, 3)):
+        assert slow[call] >= 10 and slow[whole] >= 10 * steps
+        assert slow[call] - dense[call] < 10 * steps
+    # With guidance every call has two rows per image; 3 runs to warm up and 2 that count, for both scopes.
+    assert Counter(rows) == {("sleepy", 2): 2 * 5 * steps, ("sleepy", 6): 2 * 5 * steps}
+
+
+def test_without_guidance_a_call_has_one_row_per_image() -> None:
+    pipe = tiny_pipe()
+    rows: set[int] = set()
+    hook = pipe.transformer.register_forward_pre_hook(
+        lambda _, __, kwargs: rows.add(len(kwargs["class_labels"])), with_kwargs=True
+    )
+    unguided = SamplerConfig(num_inference_steps=2, guidance_scale=1.0)
+    measure_batch_sizes(pipe, {"dense": nullcontext}, unguided, batch_sizes=(3,), scopes=("denoiser",), repeats=1)
+    hook.remove()
+    assert rows == {3}
+
+
+def test_a_routing_contender_routes_and_leaves() -> None:
+    pipe = tiny_pipe()
+    bank = tiny_bank(pipe, "obs")
+    schedule = bank.uniform_allocation().resolve(mixed_levels(bank))
+    requests = Requests((3,), (5,))
+    with routed(pipe, bank, schedule):
+        wanted = sample(pipe, requests, SAMPLER)
+    before = snapshot(pipe.transformer)
+    contender = routing_contender(pipe, bank, schedule)
+    for _ in range(2):
+        assert same_state(pipe.transformer, before) and not is_routed(pipe)
+        with contender():
+            assert torch.equal(sample(pipe, requests, SAMPLER), wanted)
+    with pytest.raises(ZeroDivisionError), contender():
+        raise ZeroDivisionError
+    assert same_state(pipe.transformer, before)
+
+
+@pytest.mark.parametrize("wrong", [{"batch_sizes": ()}, {"batch_sizes": (4, 0)}, {"scopes": ()}])
+def test_impossible_batch_sizes_are_refused(wrong: dict[str, tuple[int, ...]]) -> None:
+    with pytest.raises(InputError, match="need at least one each"):
+        measure_batch_sizes(tiny_pipe(), {"dense": nullcontext}, SAMPLER, **wrong)

@@ -164,11 +164,10 @@ def _read_task() -> MemoryTask:
 def _measure_here(task: MemoryTask) -> MemoryRecord:
     """Measure in this very process, which must be fresh."""
     gauge = _CudaGauge() if task.device.startswith("cuda") else _ResidentGauge()
-    gc.collect()
-    before, tensors_before = gauge.now(), live_tensor_bytes()
+    tensors_before, before = live_tensor_bytes(), gauge.now()
     pipe = _load(task)
-    gc.collect()
-    loaded, tensors = gauge.now(), live_tensor_bytes()
+    # Counting collects garbage, so that the gauge sees none.
+    tensors, loaded = live_tensor_bytes(), gauge.now()
     gauge.reset_peak()
     sample(pipe, Requests.cycle(class_labels(pipe), task.batch_size, 0), task.sampler)
     peak = gauge.peak()
@@ -231,6 +230,7 @@ def live_tensor_bytes() -> int:
     A view counts what it shows and not all that it keeps alive: a tensor that was read from a mapped file would stand
     for the whole file.
     """
+    gc.collect()
     spans: list[tuple[int, int]] = []
     for found in gc.get_objects():
         # type(), not isinstance(): the latter wakes deprecated proxy objects of torch.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
@@ -21,7 +22,7 @@ from diff_es.routing.slots import Slot, Value, dense_parameters, layer_slots, la
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from diff_es.bank import ThinSource
+    from diff_es.bank import ThinLayer, ThinSource
     from diff_es.denoisers import Layer
     from diff_es.schedule import Levels, PruningSchedule
 
@@ -121,8 +122,9 @@ class Router:
         if values is None:
             stage, index, level = key
             layer = self.layers[index]
-            thin = self.source.thin(stage, layer, level)
-            values = layer_values(self._denoiser, layer, self._dense_parameters(index), thin)
+            dense = self._dense_parameters(index)
+            thin = _placed(self.source.thin(stage, layer, level), dense)
+            values = layer_values(self._denoiser, layer, dense, thin)
             if self.mode == "resident":
                 self._cache.put(key, values)
         return values
@@ -136,6 +138,17 @@ class Router:
     def _remember_dense(self) -> None:
         """Read the dense values; the model must be pointing at them."""
         self._dense = tuple(tuple(slot.read() for slot in slots) for slots in self._slots)
+
+
+def _placed(thin: ThinLayer, dense: Mapping[str, Tensor]) -> ThinLayer:
+    """Copy the tensors of a thin layer to the device of the dense ones, also where they are there already.
+
+    What a bank on disk gives is a view of the mapped file: kept, it would hold the whole file in the process's memory,
+    once per tensor, and end the process if the file were cut while the model runs.
+    """
+    device = next((parameter.device for parameter in dense.values()), None)
+    weight, bias = (None if t is None else t.to(device, copy=True) for t in (thin.weight, thin.bias))
+    return replace(thin, weight=weight, bias=bias)
 
 
 #: (stage, index of the layer, level)
