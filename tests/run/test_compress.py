@@ -19,10 +19,11 @@ from diff_es.bank import Bank, Pruned
 from diff_es.errors import InputError
 from diff_es.evaluation import Evaluation
 from diff_es.images import LabelledImages
+from diff_es.pruning import pruners
 from diff_es.recipe import Recipe
 from diff_es.routing import routed
 from diff_es.run import Session, compress, estimate, load_pipeline
-from diff_es.run.measure import Bench, Contestant
+from diff_es.run.measure import Bench, Contestant, evaluate
 from diff_es.run.models import image_size, load_images
 from diff_es.sampling import Requests, class_labels, sample
 from run.tiny_run import Finished, canonical_journal, saved_model, tensor_count, tiny_recipe
@@ -42,6 +43,7 @@ def test_the_run_directory_is_complete(finished: Finished) -> None:
         "bank",
         "search",
         "pruned",
+        "evaluation",
         "evaluation.json",
         "figures",
         "report.html",
@@ -49,6 +51,10 @@ def test_the_run_directory_is_complete(finished: Finished) -> None:
     assert Recipe.read(folder / "recipe.yaml") == finished.recipe
     assert len(list((folder / "calibration").glob("stage-*.safetensors"))) == 3
     assert {item.name for item in (folder / "search").iterdir()} == {"sensitivity", "sensitivity.json", "uniform"}
+    contestants = ("dense", "searched-uniform", "searched-sensitivity")
+    kept = {path.relative_to(folder / "evaluation").as_posix() for path in (folder / "evaluation").rglob("*.*")}
+    files = ("settings.json", "000000-000003.safetensors", "quality.json")
+    assert kept == {f"{name}/{file}" for name in contestants for file in files}
     assert not list(folder.rglob("*.tmp"))
     assert "diff-es run tiny.yaml" in (folder / "report.html").read_text()
     for picture in (folder / "figures").iterdir():
@@ -70,11 +76,18 @@ def test_the_result_is_the_best_of_the_journal(finished: Finished) -> None:
 def test_the_evaluation_measures_dense_against_itself(finished: Finished) -> None:
     dense, uniform, ours = finished.result.evaluation.schedules
     assert (dense.name, uniform.name, ours.name) == ("dense", "searched, uniform", "searched, sensitivity")
-    assert dense.ssim == pytest.approx(1, abs=1e-6) and dense.latent_mse == 0 and dense.macs_ratio == 1
+    assert dense.value("ssim") == pytest.approx(1, abs=1e-6)
+    assert dense.value("latent_mse") == 0 and dense.cost.macs_ratio == 1
     for row in (uniform, ours):
-        assert row.ssim < 0.999 and row.latent_mse > 0 and 0.3 < row.macs_ratio < 0.9 and row.latency.median_ms > 0
-    assert ours.macs <= uniform.macs * 1.1
-    assert dense.label_agreement is None, "no classifier knows a random model"
+        ssim, mse = row.value("ssim"), row.value("latent_mse")
+        assert ssim is not None and ssim < 0.999 and mse is not None and mse > 0
+        assert 0.3 < row.cost.macs_ratio < 0.9
+        assert len(row.cost.parameters_per_stage) == 3
+        assert max(row.cost.parameters_per_stage) <= row.cost.parameters == dense.cost.parameters
+        for scope in ("denoiser", "pipeline"):
+            assert row.cost.latency_of(2, scope).median_ms > 0
+    assert ours.cost.macs <= uniform.cost.macs * 1.1
+    assert dense.value("label_agreement") is None, "no classifier knows a random model"
     assert finished.result.evaluation == Evaluation.read(finished.folder / "evaluation.json")
 
 
@@ -92,9 +105,25 @@ def test_the_estimate_bounds_the_run(finished: Finished) -> None:
     assert not Path("never-made").exists()
 
 
-@pytest.mark.parametrize("method", ["wanda", "magnitude", "layerdrop"])
-def test_the_estimate_knows_every_pruner(model: Path, method: str, tmp_path: Path) -> None:
-    recipe = tiny_recipe(model, pruning={"method": method})
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty labelled images of noise, for pruners that cannot be calibrated by sampling."""
+    path = tmp_path_factory.mktemp("data") / "noise.npz"
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), np.uint8)
+    np.savez(path, images=pixels, labels=np.arange(20) % 10)
+    return path
+
+
+def calibration_of(method: str, images: Path) -> dict[str, Any]:
+    """Sampling, where the pruner can do with it."""
+    if "importance" in pruners[method].needs:
+        return {"source": "dataset", "data": str(images), "samples": 20}
+    return {}
+
+
+@pytest.mark.parametrize("method", sorted(set(pruners) - {"obs"}))
+def test_the_estimate_knows_every_pruner(model: Path, images: Path, method: str, tmp_path: Path) -> None:
+    recipe = tiny_recipe(model, pruning={"method": method}, calibration=calibration_of(method, images))
     session = Session(recipe, tmp_path / "run")
     session.pruned()
     folders = [tmp_path / "run" / name for name in ("calibration", "bank", "pruned")]
@@ -105,15 +134,22 @@ def test_the_estimate_knows_every_pruner(model: Path, method: str, tmp_path: Pat
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize(
     ("method", "allocation"),
-    [("obs", "uniform"), ("wanda", "sensitivity"), ("magnitude", "uniform"), ("layerdrop", "sensitivity")],
+    [
+        ("obs", "uniform"),
+        ("wanda", "sensitivity"),
+        ("magnitude", "uniform"),
+        ("layerdrop", "sensitivity"),
+        ("obs-diff", "uniform"),
+        ("diff-pruning", "uniform"),
+    ],
 )
-def test_every_pruner_runs_to_the_artefact(
-    model: Path, tmp_path: Path, method: str, allocation: str, shared: bool
+def test_every_pruner_runs_to_the_artefact(  # noqa: PLR0917 (three fixtures)
+    model: Path, images: Path, tmp_path: Path, method: str, allocation: str, shared: bool
 ) -> None:
     recipe = tiny_recipe(
         model,
         pruning={"method": method, "levels": 2},
-        calibration={"shared": shared},
+        calibration={"shared": shared, **calibration_of(method, images)},
         search={"allocation": allocation, "generations": 1},
         evaluation={"compare": []},
     )
@@ -121,13 +157,13 @@ def test_every_pruner_runs_to_the_artefact(
     pruned = session.pruned()
     bank = Bank.open(tmp_path / "run" / "bank")
     assert pruned.info.method == method
-    assert bank.info.shared == (shared and method != "magnitude") or method == "magnitude"
+    assert bank.info.shared == (shared or pruners[method].one_set)
     assert len(list((tmp_path / "run" / "bank").glob("*.safetensors"))) == len(bank.shards)
     if method == "magnitude":
         assert not (tmp_path / "run" / "calibration").exists(), "weights alone need no calibration"
     else:
         assert tensor_count(tmp_path / "run" / "calibration") > 0
-    requests = session.evaluation_probes()
+    requests = session.evaluation_images()
     with routed(session.pipe, session.bank, session.schedule(allocation)):
         from_bank = sample(session.pipe, requests, session.sampler)
     with routed(session.pipe, pruned, pruned.info.schedule, mode="gather"):
@@ -139,8 +175,8 @@ def test_every_pruner_runs_to_the_artefact(
 def test_the_artefact_gives_the_same_images_in_another_process(finished: Finished, tmp_path: Path) -> None:
     session = Session(finished.recipe, finished.folder)
     requests = Requests.cycle(class_labels(session.pipe), 4, 77)
-    contestant = Contestant("searched", "", session.schedule("sensitivity"))
-    with Bench(session).running(contestant):
+    contestant = Contestant("searched", "", session.schedule("sensitivity"), session.bank)
+    with Bench(session.pipe, session.sampler, None).contender(contestant)():
         here = sample(session.pipe, requests, session.sampler).numpy()
     program = """
 import sys, numpy, diff_es
@@ -191,18 +227,18 @@ def test_images_of_an_npz_must_have_the_models_size(model: Path, tmp_path: Path)
     assert isinstance(images, LabelledImages) and len(images.images) == 3
 
 
-def test_latency_is_measured_with_the_batch_that_the_protocol_names(
-    finished: Finished, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_latency_is_measured_with_the_batches_that_the_recipe_names(finished: Finished, tmp_path: Path) -> None:
     """Also where fewer images are evaluated than one timed batch holds."""
-    recipe = tiny_recipe(finished.model, evaluation={"images": 1, "latency_batch_size": 5, "latency_repeats": 1})
-    session = Session(recipe, finished.folder)
+    recipe = tiny_recipe(finished.model, evaluation={"images": 4, "latency_batch_sizes": [5, 1], "latency_repeats": 1})
+    session = Session(recipe, tmp_path)
     rows: list[int] = []
     session.pipe.transformer.register_forward_pre_hook(
         lambda _, args, kwargs: rows.append(len(args[0] if args else kwargs["hidden_states"])), with_kwargs=True
     )
-    Bench(session).latency((Contestant("dense", "", None),))
-    assert set(rows) == {10}, "five images, guided"
+    measured = evaluate(session, Bench(session.pipe, session.sampler, None), (Contestant("dense", ""),))
+    assert set(rows) == {10, 2, 4}, "five images and one, guided; images are sampled in batches of two"
+    timed = [(entry.batch_size, entry.scope) for entry in measured.dense.cost.latency]
+    assert timed == [(5, "denoiser"), (5, "pipeline"), (1, "denoiser"), (1, "pipeline")]
 
 
 def test_a_recipe_that_cannot_be_carried_out_leaves_no_folder(model: Path, tmp_path: Path) -> None:
@@ -211,6 +247,8 @@ def test_a_recipe_that_cannot_be_carried_out_leaves_no_folder(model: Path, tmp_p
         {"search": {"metric": "ssimm"}},
         {"stages": 7},
         {"device": "cuda:4711"},
+        {"search": {"algorithm": "evolutoin"}},
+        {"pruning": {"method": "diff-pruning"}},
     ]
     for changes in wrong:
         with pytest.raises(InputError):
@@ -231,9 +269,12 @@ def test_seeds_of_different_purposes_never_meet(finished: Finished) -> None:
     assert len(set.union(*sets)) == sum(map(len, sets))
 
 
-def test_the_protocol_names_its_seeds(finished: Finished) -> None:
-    protocol = json.loads((finished.folder / "evaluation.json").read_text())["protocol"]
+def test_every_measurement_names_its_seeds(finished: Finished) -> None:
+    content = json.loads((finished.folder / "evaluation.json").read_text())
     session = Session(finished.recipe, finished.folder)
-    assert protocol["probes"] == {"count": 2, "first_seed": session.evaluation_probes().seeds[0]}
-    assert protocol["model"] == str(finished.model)
+    for row in content["schedules"]:
+        for number in row["quality"]:
+            assert number["samples"] == {"count": 4, "first_seed": session.evaluation_images().seeds[0]}
+            assert number["sampling"] == {"num_inference_steps": 6, "guidance_scale": 4.0}
+    assert content["protocol"]["model"] == str(finished.model)
     assert replace(session.sampler, guidance_scale=1.0).guided is False and session.sampler.guided
