@@ -96,6 +96,54 @@ def generate(  # noqa: PLR0913, PLR0917 (each is an option of the command)
 
 
 @app.command()
+def evaluate(  # noqa: PLR0913, PLR0917 (each is an option of the command)
+    target: Annotated[str, typer.Argument(help="An artefact (`pruned` of a run), or a dense model as for `inspect`.")],
+    protocol: Annotated[str, typer.Option(help="adm-imagenet256 or coco2017.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the images and quality.json.")],
+    reference: Annotated[Path | None, typer.Option(help="The real images: a file or folder.")] = None,
+    inception_weights: Annotated[Path | None, typer.Option(help="Weights of Inception-v3; else torch's cache.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="One prompt per line, or COCO's captions file.")] = None,
+    clip: Annotated[str, typer.Option(help="CLIP model.")] = "openai/clip-vit-base-patch16",
+    images: Annotated[int | None, typer.Option(help="Number of images, if not the protocol's.", min=1)] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the first, if not the protocol's.", min=0)] = None,
+    steps: Annotated[int | None, typer.Option(help="Inference steps; an artefact has its own.", min=1)] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="Guidance; an artefact has its own.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Images per call of the pipeline.", min=1)] = 16,
+    model: Annotated[str | None, typer.Option(help="The dense model; by default the one the artefact names.")] = None,
+    dtype: Annotated[str, typer.Option(help="Of a dense model: float32, float16, bfloat16.")] = "float32",
+    device: DeviceOption = "auto",
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure the quality of a model by a named protocol; a stopped evaluation goes on.
+
+    Several processes may be given one folder at once: they share the work.
+
+    Example: diff-es evaluate runs/x/pruned --protocol adm-imagenet256 --reference VIRTUAL_imagenet256_labeled.npz
+    --output runs/x/quality
+    """
+    from diff_es import views
+    from diff_es.run.judge import JudgeConfig, judge
+
+    config = JudgeConfig(
+        protocol=protocol,
+        reference=reference,
+        inception_weights=inception_weights,
+        prompts=prompts,
+        clip=clip,
+        images=images,
+        seed=seed,
+        steps=steps,
+        guidance_scale=guidance_scale,
+        batch_size=batch_size,
+        model=model,
+        dtype=dtype,
+        device=device,
+    )
+    record = judge(target, output, config)
+    _show(as_json, views.quality_json(record), lambda: views.quality_table(record))
+
+
+@app.command()
 def verify(
     folder: Annotated[Path, typer.Argument(help="A run directory, a bank, or an artefact.")],
     as_json: JsonFlag = False,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from diff_es.evaluation import Environment
     from diff_es.reproduce import Expectation, Reproduced
     from diff_es.run import Estimate, Inspection, RunResult
+    from diff_es.run.judge import QualityRecord
 
 _GIB = 2**30
 
@@ -116,6 +117,25 @@ def reproduced_table(made: Reproduced) -> Table:
     for claim in made.result.claims:
         ours = f"{claim.ours[0]:.4g} / {claim.ours[1]:.4g}"
         table.add_row(f"{claim.better} before {claim.worse}", claim.metric, ours, verdict(claim))
+    return table
+
+
+def quality_json(record: QualityRecord) -> dict[str, Any]:
+    """The measurements of one model by one protocol."""
+    return asdict(record)
+
+
+def quality_table(record: QualityRecord) -> Table:
+    """The measurements of one model by one protocol."""
+    sampling = record.protocol.sampling
+    how = f"{sampling.num_inference_steps} steps, guidance {sampling.guidance_scale:g}"
+    table = Table(title=f"{record.protocol.name}: {escape(record.target)}, {how}", title_justify="left")
+    for heading in ("metric", "value", "better", "images", "compared with", "computed by"):
+        table.add_column(heading, justify="right" if heading in {"value", "images"} else "left")
+    for own in record.measurements:
+        better = "higher" if own.higher_is_better else "lower"
+        row = (own.metric, f"{own.value:.4f}", better, f"{own.samples.count:,}", own.reference or "-", own.computed_by)
+        table.add_row(*map(escape, row))
     return table
 
 
