@@ -157,6 +157,31 @@ def verify(
 
 
 @app.command()
+def bench(  # noqa: PLR0913, PLR0917 (each is an option of the command)
+    artefact: Annotated[Path, typer.Argument(help="The artefact: the folder `pruned` of a run.")],
+    batch_sizes: Annotated[list[int] | None, typer.Option("--batch-size", help="Repeat for several.", min=1)] = None,
+    repeats: Annotated[int, typer.Option(help="Timed runs at each batch size.", min=1)] = 20,
+    memory: Annotated[bool, typer.Option("--memory", help="Also load both in processes of their own.")] = False,
+    model: Annotated[str | None, typer.Option(help="The dense model; by default the one the artefact names.")] = None,
+    device: DeviceOption = "auto",
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure what a pruned model costs beside its dense one here: MACs, parameters, latency, memory.
+
+    Without --batch-size: 1, 2, 8, 16 and 32.
+
+    Example: diff-es bench runs/demo/pruned --batch-size 1 --batch-size 8
+    """
+    from diff_es import views
+    from diff_es.evaluation.latency import BATCH_SIZES
+    from diff_es.run.benchmark import benchmark
+
+    sizes = tuple(batch_sizes or BATCH_SIZES)
+    result = benchmark(artefact, batch_sizes=sizes, repeats=repeats, memory=memory, model=model, device=device)
+    _show(as_json, views.benchmark_json(result), lambda: views.benchmark_table(result))
+
+
+@app.command()
 def reproduce(
     table: Annotated[str, typer.Argument(help="table1, table3, table5, table6, table10, table11, figure1 or figure4.")],
     scale: Annotated[

@@ -13,9 +13,10 @@ from diff_es.evaluation import describe_speedup, speedup
 from diff_es.reproduce.claims import verdict
 
 if TYPE_CHECKING:
-    from diff_es.evaluation import Environment
+    from diff_es.evaluation import Environment, LatencyRecord
     from diff_es.reproduce import Expectation, Reproduced
     from diff_es.run import Estimate, Inspection, RunResult
+    from diff_es.run.benchmark import Benchmark
     from diff_es.run.judge import QualityRecord
 
 _GIB = 2**30
@@ -92,6 +93,41 @@ def inspection_table(inspection: Inspection) -> Table:
         shares = f"{part.parameters / inspection.parameters:.1%}", f"{part.macs / inspection.macs:.1%}"
         table.add_row(part.name, str(part.layers or "-"), groups, *shares, part.reason or "yes")
     return table
+
+
+def benchmark_json(result: Benchmark) -> dict[str, Any]:
+    """What dense and pruned cost."""
+    return asdict(result)
+
+
+def benchmark_table(result: Benchmark) -> Table:
+    """What dense and pruned cost, and how much faster that is."""
+    dense, pruned = result.dense, result.pruned
+    least, most = min(pruned.parameters_per_stage), max(pruned.parameters_per_stage)
+    title = (
+        f"{pruned.macs_ratio:.1%} of the dense MACs; {least / dense.parameters:.0%} to {most / dense.parameters:.0%} "
+        "of the parameters in use, by stage"
+    )
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for heading in ("batch", "what", "dense, ms (p10-p90)", "pruned, ms (p10-p90)", "measured"):
+        table.add_column(heading, justify="left" if heading in {"what", "measured"} else "right")
+    for own, other in zip(dense.latency, pruned.latency, strict=True):
+        words = describe_speedup(speedup(own.record, other.record))
+        table.add_row(str(own.batch_size), own.scope, _spread(own.record), _spread(other.record), words)
+    for name, cost in (("dense", dense), ("pruned", pruned)):
+        if cost.memory is not None:
+            table.add_row(
+                "",
+                f"memory, {name}",
+                f"loaded {_size(cost.memory.loading_bytes)}",
+                f"peak {_size(cost.memory.peak_bytes)}",
+                cost.memory.how,
+            )
+    return table
+
+
+def _spread(record: LatencyRecord) -> str:
+    return f"{record.median_ms:.1f} ({record.p10_ms:.1f}-{record.p90_ms:.1f})"
 
 
 def expectation_table(expected: Expectation) -> Table:
