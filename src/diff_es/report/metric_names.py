@@ -92,4 +92,5 @@ def number(value: float | None, form: str, unit: str = "") -> str:
         return "not measured"
     if not math.isfinite(value):
         return "not finite"
-    return f"{format(value, form)} {unit}".rstrip()
+    space = "" if unit in {"×", "%"} else " "
+    return f"{format(value, form)}{space}{unit}".rstrip()

@@ -24,7 +24,8 @@ def draw_plot(plot: Plot, theme: Theme) -> bytes:
         if names := _categories(plot):
             _label_categories(axes, names)
         axes.set_xlabel(plot.x_label)
-        axes.set_ylabel(plot.y_label)
+        # Lying, above the axis: a long label would not fit beside it.
+        axes.set_title(plot.y_label, loc="left", fontsize=9, color=theme.muted)
         rule(axes, theme)
         figure.legend(loc="outside upper left", ncols=1, labelcolor=theme.ink, borderpad=0, handlelength=2.4)
         return palette_png(figure)
