@@ -3,14 +3,14 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test test-all check style clean
+.PHONY: help demo test test-iqa test-all check style clean
 
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,eval,iqa]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,eval]'
 	touch $@
 
 demo: $(INSTALLED)  ## Prune the shipped model, search, compare, report (about 5 minutes on 2 cores)
@@ -18,6 +18,10 @@ demo: $(INSTALLED)  ## Prune the shipped model, search, compare, report (about 5
 
 test: $(INSTALLED)  ## Run the tests (under 10 minutes on 2 cores)
 	$(BIN)/python -m pytest
+
+test-iqa: $(INSTALLED)  ## Install pyiqa (non-commercial licence) and run the tests that need it
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[iqa]'
+	$(BIN)/python -m pytest tests/metrics/test_no_reference.py
 
 test-all: $(INSTALLED)  ## Run the tests, also those that take minutes
 	$(BIN)/python -m pytest --slow
