@@ -25,7 +25,7 @@ def recipe_for(model: Path) -> Recipe:
         model,
         stages=6,
         search={"generations": 5, "probes": 4, "batch_size": 4},
-        evaluation={"compare": ["searched-uniform"], "probes": 4, "images": 4, "latency_repeats": 10},
+        evaluation={"compare": ["searched-uniform"], "images": 130, "batch_size": 32, "latency_repeats": 10},
     )
 
 
@@ -39,7 +39,9 @@ def phase(folder: Path) -> str:
     """The step that a run is in."""
     done = {
         "writing the report": folder / "evaluation.json",
-        "evaluation": folder / "search" / "uniform" / "result.json",
+        "timing": folder / "evaluation" / "searched-sensitivity" / "quality.json",
+        "bootstrap": folder / "evaluation" / "searched-sensitivity" / "000128-000129.safetensors",
+        "images": folder / "search" / "uniform" / "result.json",
         "second search": folder / "pruned",
         "artefact": folder / "search" / "sensitivity" / "result.json",
         "search": folder / "search" / "sensitivity.json",
@@ -82,4 +84,4 @@ def test_killed_again_and_again_equals_uninterrupted(tmp_path: Path, record_prop
         assert not list(folder.rglob("*.tmp"))
     record_property("kills", json.dumps({**phases, "half-written files met": leftovers}))
     print(f"{sum(phases.values())} kills: {dict(phases)}; {leftovers} half-written files met")
-    assert {"calibration", "bank", "search", "second search"} <= set(phases)
+    assert {"calibration", "bank", "search", "second search", "images"} <= set(phases)

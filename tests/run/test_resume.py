@@ -13,6 +13,7 @@ import pytest
 
 from diff_es.errors import ArtifactError, InputError
 from diff_es.run import Session, compress
+from diff_es.run.measure import DENSE, Bench, Contestant, evaluation_samples
 from run.tiny_run import Finished, outcome, tiny_recipe
 
 
@@ -26,11 +27,17 @@ def remove(folder: Path, *names: str) -> None:
 
 
 def make_all(session: Session) -> None:
-    """Every step but measuring and reporting, which take longest."""
+    """Every step but timing and reporting, which take longest."""
     assert session.bank.num_levels == session.sensitivity.levels[-1] == 4
+    contestants = [Contestant(DENSE, "")]
     for allocation in ("uniform", "sensitivity"):
-        session.search(allocation)
+        schedule = session.schedule(allocation)
+        contestants.append(Contestant(f"searched, {allocation}", "", schedule, session.bank))
     session.pruned()
+    bench = Bench(session.pipe, session.sampler, None)
+    samples = evaluation_samples(session, bench, tuple(contestants))
+    for own in samples.values():
+        bench.assess(own, samples[DENSE], session.evaluation_images())
 
 
 @pytest.mark.parametrize(
@@ -46,7 +53,11 @@ def make_all(session: Session) -> None:
         ("search/uniform", "search/sensitivity/result.json"),
         ("search/sensitivity/journal.jsonl", "search/sensitivity/result.json"),
         ("pruned",),
-        ("calibration", "bank", "search", "pruned"),
+        ("evaluation",),
+        ("evaluation/dense",),
+        ("evaluation/searched-sensitivity/000000-000003.safetensors", "evaluation/searched-sensitivity/quality.json"),
+        ("evaluation/searched-uniform/quality.json",),
+        ("calibration", "bank", "search", "pruned", "evaluation"),
     ],
     ids="+".join,
 )
@@ -74,6 +85,10 @@ def test_resuming_measures_and_reports_again_and_sweeps_up(finished: Finished, t
     """Files that a killed process was writing neither stay nor reach a manifest."""
     folder = finished.copy(tmp_path / "run")
     remove(folder, "bank/manifest.json", "pruned", "evaluation.json", "figures", "report.html")
+    chunk = "000000-000003.safetensors"
+    remove(folder, f"evaluation/dense/{chunk}", "evaluation/searched-uniform/quality.json")
+    (folder / "evaluation" / "dense" / f".{chunk}.4711.tmp").write_bytes(b"half")
+    (folder / "evaluation" / "dense" / ".000000-000003.lock").write_bytes(b"")
     (folder / "bank" / ".stage-01.safetensors.4711.tmp").write_bytes(b"half")
     (folder / ".pruned.4711.tmp").mkdir()
     (folder / ".pruned.4711.tmp" / ".stage-00.safetensors.4711.tmp").write_bytes(b"half")
@@ -82,7 +97,7 @@ def test_resuming_measures_and_reports_again_and_sweeps_up(finished: Finished, t
     assert (folder / "notes.tmp").exists()
     remove(folder, "notes.tmp")
     assert outcome(folder) == outcome(finished.folder)
-    assert not list(folder.rglob("*.tmp"))
+    assert not list(folder.rglob("*.tmp")) and not list((folder / "evaluation").rglob("*.lock"))
     assert again.search == finished.result.search
     assert {path.name for path in (folder / "figures").iterdir()} == {
         path.name for path in (finished.folder / "figures").iterdir()
@@ -102,20 +117,38 @@ def test_another_recipe_is_refused_and_named(finished: Finished) -> None:
     assert outcome(finished.folder) == before
 
 
-@pytest.mark.parametrize(("damaged", "named"), [("bank", "stage-01"), ("pruned", "stage-01"), ("search", "journal")])
-def test_damage_is_an_error_and_not_repaired(finished: Finished, tmp_path: Path, damaged: str, named: str) -> None:
+@pytest.mark.parametrize(
+    ("damaged", "lost", "named"),
+    [
+        ("bank/stage-01.safetensors", (), "stage-01"),
+        ("pruned/stage-01.safetensors", (), "stage-01"),
+        ("search/sensitivity/journal.jsonl", ("search/sensitivity/result.json", "pruned"), "journal"),
+        ("evaluation/dense/000000-000003.safetensors", ("evaluation.json", "evaluation/dense/quality.json"), "000003"),
+        ("evaluation/searched-uniform/quality.json", ("evaluation.json",), "quality.json"),
+        ("evaluation/searched-uniform/settings.json", ("evaluation.json",), "made with other settings"),
+    ],
+)
+def test_damage_is_an_error_and_not_repaired(
+    finished: Finished, tmp_path: Path, damaged: str, lost: tuple[str, ...], named: str
+) -> None:
     folder = finished.copy(tmp_path / "run")
-    if damaged == "search":
-        remove(folder, "search/sensitivity/result.json", "pruned")
-        path = folder / "search" / "sensitivity" / "journal.jsonl"
-    else:
-        path = folder / damaged / "stage-01.safetensors"
+    remove(folder, *lost)
+    path = folder / damaged
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
+    content[len(content) // 2] ^= 0x80  # no ASCII any more: JSON is broken wherever it falls
     path.write_bytes(content)
-    with pytest.raises(ArtifactError, match=named):
+    with pytest.raises((ArtifactError, InputError), match=named):
         compress(finished.recipe, folder, resume=True)
     assert path.read_bytes() == content
+
+
+def test_images_of_another_run_are_refused(finished: Finished, tmp_path: Path) -> None:
+    """The folder of a contestant says what its images depend on: here its schedule differs."""
+    folder = finished.copy(tmp_path / "run")
+    remove(folder, "evaluation.json", "evaluation/searched-uniform")
+    (folder / "evaluation" / "searched-sensitivity").rename(folder / "evaluation" / "searched-uniform")
+    with pytest.raises(InputError, match=r"searched-uniform was made with other settings"):
+        compress(finished.recipe, folder, resume=True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -40,6 +40,10 @@ TINY: Mapping[str, Any] = {
 }
 
 
+#: Records without times or versions.
+_EQUAL = {"result.json", "sensitivity.json", "schedule.json", "settings.json", "quality.json"}
+
+
 @dataclass(frozen=True)
 class Finished:
     """A run that ended, with what it was made from. Tests copy the folder before they change it."""
@@ -102,7 +106,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         name = path.relative_to(folder).as_posix()
         if name.startswith(("figures/", "calibration/")) or not path.is_file():
             continue
-        if path.suffix == ".safetensors" or path.name in {"result.json", "sensitivity.json", "schedule.json"}:
+        if path.suffix == ".safetensors" or path.name in _EQUAL:
             kept[name] = path.read_bytes()
         elif path.name == "manifest.json":
             kept[name] = {**json.loads(path.read_text()), "versions": None}
