@@ -182,33 +182,39 @@ def bench(  # noqa: PLR0913, PLR0917 (each is an option of the command)
 
 
 @app.command()
-def reproduce(
+def reproduce(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     table: Annotated[str, typer.Argument(help="table1, table3, table5, table6, table10, table11, figure1 or figure4.")],
-    scale: Annotated[
-        str, typer.Option(help="small (the shipped model) or paper (its own model and settings).")
-    ] = "small",
-    output: Annotated[Path, typer.Option("--output", "-o", help="All tables; they share work there.")] = Path(
+    scale: Annotated[str, typer.Option(help="small (the shipped model) or paper (the paper's own).")] = "small",
+    output: Annotated[Path, typer.Option("--output", "-o", help="All tables; they share their work there.")] = Path(
         "runs/tables"
     ),
+    model: Annotated[str | None, typer.Option(help="Another dense model, such as a folder of the paper's.")] = None,
+    data: Annotated[str | None, typer.Option(help="Calibration images: a folder or an npz (paper: ImageNet).")] = None,
+    reference: Annotated[Path | None, typer.Option(help="ADM's reference batch, to judge images by FID.")] = None,
+    inception_weights: Annotated[Path | None, typer.Option(help="Weights of Inception-v3; else torch's cache.")] = None,
     device: DeviceOption = "auto",
     as_json: JsonFlag = False,
 ) -> None:
     """Make a table of the paper again and say which of its claims hold; a stopped one goes on.
 
-    Several processes may make tables in one folder at once: they share the work.
+    Several processes may make tables in one folder at once: they share the work. Set OMP_NUM_THREADS then, so that
+    they do not fight for the processors.
 
     Example: diff-es reproduce table11 --scale small
     """
     from diff_es import views
     from diff_es.reproduce import reproduce as make_again
+    from diff_es.run.judges import adm
 
-    command = f"diff-es reproduce {table} --scale {scale} --output {output}"
+    changes = {**({"model": model} if model else {}), **({"calibration": {"data": data}} if data else {})}
     made = make_again(
         table,
         output,
         scale=scale,
         device=device,
-        command=command,
+        judge=adm(reference, inception_weights, device) if reference else None,
+        changes=changes,
+        command=f"diff-es reproduce {table} --scale {scale}",
         announce=lambda expected: _err.print(views.expectation_table(expected)),
     )
     _show(as_json, views.reproduced_json(made), lambda: views.reproduced_table(made))

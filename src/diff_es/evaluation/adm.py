@@ -19,7 +19,7 @@ from diff_es.evaluation.protocol import (
     reference_path,
 )
 from diff_es.evaluation.quality import Measured, Quality, measurements
-from diff_es.evaluation.reference import read_reference
+from diff_es.evaluation.reference import Reference, read_reference
 from diff_es.sampling import Requests
 
 if TYPE_CHECKING:
@@ -38,42 +38,51 @@ def _requests(_: Given, images: int, first_seed: int) -> Requests:
     return Requests.cycle(range(_CLASSES), images, first_seed)
 
 
-def _open(given: Given) -> Opened:
-    """FID against the stored statistics; precision and recall against the images, on Inception's features, not VGG's.
+def adm_judge(given: Given) -> Judge:
+    """Return this protocol's judge: FID against the stored statistics, the rest on Inception's features, not VGG's.
 
     Raises:
         InputError: no reference, or no network.
         ArtifactError: the reference is damaged, or lacks statistics or images.
     """
+    return _judge(given, _reference(given), load_inception(given))
+
+
+def _open(given: Given) -> Opened:
+    """Find and check reference and network; look at the reference's images only when asked to."""
+    reference, inception = _reference(given), load_inception(given)
+
+    def prepare() -> Measure:
+        judge = _judge(given, reference, inception)
+        return lambda samples, _, shared: _measure(inception, judge, samples, shared)
+
+    return Opened({"reference": reference.sha256, "inception": inception.weights_sha256}, prepare)
+
+
+def _reference(given: Given) -> Reference:
     path = reference_path(given, _NAME, "ADM's VIRTUAL_imagenet256_labeled.npz (mu, sigma, arr_0)")
     if path.is_dir():
         raise InputError(f"reference={path} is a folder; {_NAME} compares with the statistics of an .npz.")
     reference = read_reference(path)
-    statistics, images = reference.gaussian, reference.images
-    if statistics is None or images is None:
-        lacking = "mu and sigma" if statistics is None else "arr_0"
+    if reference.gaussian is None or reference.images is None:
+        lacking = "mu and sigma" if reference.gaussian is None else "arr_0"
         raise InputError(f"reference={path} lacks {lacking}, which {_NAME} needs.")
-    check_statistics(statistics, path)
-    if images.shape[1:3] != (_SIZE, _SIZE) or len(images) <= _NEIGHBOURS:
-        raise InputError(
-            f"reference={path} holds images {images.shape}; {_NAME} needs more than {_NEIGHBOURS} of {_SIZE} × {_SIZE}."
-        )
-    inception = load_inception(given)
+    check_statistics(reference.gaussian, path)
+    return reference
 
-    def prepare() -> Measure:
-        real = torch.split(torch.from_numpy(images), given.batch_size)
-        judge = Judge(
-            look=lambda generated: look_at_batches(inception, torch.split(generated, given.batch_size)),
-            gaussian=statistics,
-            reference=look_at_batches(inception, real, len(real)).features.to(given.device),
-            reference_name=f"{path.name} ({len(images):,} images and its stored statistics)",
-            names=("fid", "inception_score", "precision", "recall"),
-            version=inception.version,
-            weights=inception.weights_sha256,
-        )
-        return lambda samples, _, shared: _measure(inception, judge, samples, shared)
 
-    return Opened({"reference": reference.sha256, "inception": inception.weights_sha256}, prepare)
+def _judge(given: Given, reference: Reference, inception: InceptionFeatures) -> Judge:
+    assert reference.gaussian is not None and reference.images is not None and given.reference is not None
+    real = torch.split(torch.from_numpy(reference.images), given.batch_size)
+    return Judge(
+        look=lambda generated: look_at_batches(inception, torch.split(generated, given.batch_size)),
+        gaussian=reference.gaussian,
+        reference=look_at_batches(inception, real, len(real)).features.to(given.device),
+        reference_name=f"{given.reference.name} ({len(reference.images):,} images and its stored statistics)",
+        names=("fid", "inception_score", "precision", "recall"),
+        version=inception.version,
+        weights=inception.weights_sha256,
+    )
 
 
 def _measure(

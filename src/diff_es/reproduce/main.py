@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diff_es.errors import InputError
 from diff_es.registry import suggest
@@ -20,7 +20,7 @@ from diff_es.reproduce.workspace import Workspace
 from diff_es.run.judges import known_judge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from diff_es.evaluation import Judge
 
@@ -49,6 +49,7 @@ def reproduce(  # noqa: PLR0913 (the options of the command)
     scale: str | Scale = "small",
     device: str = "auto",
     judge: Judge | None = None,
+    changes: Mapping[str, Any] | None = None,
     command: str = "",
     announce: Callable[[Expectation], None] = lambda _: None,
 ) -> Reproduced:
@@ -60,6 +61,7 @@ def reproduce(  # noqa: PLR0913 (the options of the command)
         scale: "small" (the shipped model), "paper" (the paper's model, data and settings), or one of your own.
         device: "auto", "cpu", "cuda", …
         judge: What images are judged by; by default the one that is known for the model.
+        changes: What else changes in every recipe ({"calibration": {"data": "/data/imagenet"}}).
         command: The command line, for the record.
         announce: Called with what it will take, before anything is made.
 
@@ -67,9 +69,9 @@ def reproduce(  # noqa: PLR0913 (the options of the command)
         InputError: no such table or scale, or the model or its data cannot be had.
     """
     table = tables[name]
-    settings = scale if isinstance(scale, Scale) else _shipped_scale(scale)
+    settings = (scale if isinstance(scale, Scale) else _shipped_scale(scale)).changed(changes or {})
     model = table.rows[0].recipes(settings)[0].model
-    workspace = Workspace(output / "work" / settings.name, judge or known_judge(model), device)
+    workspace = Workspace(output / "work" / settings.name, judge or _known_judge(model), device)
     announce(expect(table, settings, workspace))
     result = make(table, settings, workspace, command or f"diff-es reproduce {name} --scale {settings.name}")
     folder = output / name / settings.name
@@ -78,6 +80,16 @@ def reproduce(  # noqa: PLR0913 (the options of the command)
     write_files(folder, table, result)
     report = write_report(folder, table_report(table, settings, result, workspace))
     return Reproduced(result, folder, report)
+
+
+def _known_judge(model: str) -> Judge:
+    judge = known_judge(model)
+    if judge is None:
+        raise InputError(
+            f"No judge is known for model={model}: give ADM's reference batch and the weights of Inception-v3 "
+            "(--reference and --inception-weights), or a judge of your own."
+        )
+    return judge
 
 
 def _shipped_scale(name: str) -> Scale:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -43,6 +44,13 @@ class Scale(BaseModel):
             return cls.model_validate({"name": name, **read_yaml(path)})
         except ValidationError as error:
             raise InputError(f"{path} is no scale: {error}") from error
+
+    def changed(self, changes: Mapping[str, Any]) -> Scale:
+        """Return the scale with further changes in every recipe; sections are merged key by key."""
+        merged = dict(self.changes)
+        for key, value in changes.items():
+            merged[key] = {**merged.get(key, {}), **value} if isinstance(value, Mapping) else value
+        return self.model_copy(update={"changes": merged})
 
     def recipe(self, base: str, *, seed: int, generations: float = 1.0, probes: float = 1.0, **changes: Any) -> Recipe:
         """Return a recipe of the paper at this scale.

@@ -1,14 +1,18 @@
-"""The judge that is known for a model: for the shipped Fashion-MNIST models, the shipped classifier."""
+"""Judges by what they judge: the shipped classifier for the shipped models, Inception-v3 for ImageNet."""
 
 from __future__ import annotations
 
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
 from diff_es import zoo
 from diff_es.artifacts import sha256
 from diff_es.evaluation import Judge, classifier_judge
+from diff_es.evaluation.adm import adm_judge
+from diff_es.evaluation.protocol import Given
+from diff_es.run.models import resolve_device
 from diff_es.zoo.classifier import WEIGHTS_NAME
 
 _FASHION = "zoo:fashion"
@@ -30,3 +34,18 @@ def known_judge(model: str) -> Judge | None:
         version=f"diff-es {version('diff-es')}, fashion-classifier",
         weights=sha256(zoo.path("fashion-classifier") / WEIGHTS_NAME),
     )
+
+
+def adm(reference: Path, inception_weights: Path | None, device: str) -> Judge:
+    """Return the judge of class-conditional ImageNet at 256 × 256 (see the protocol adm-imagenet256).
+
+    Args:
+        reference: ADM's reference batch, an .npz with mu, sigma and arr_0.
+        inception_weights: File with the weights of Inception-v3; None takes torch's cache, or downloads them.
+        device: "auto", "cpu", "cuda", …
+
+    Raises:
+        InputError: no such file, or no weights.
+        ArtifactError: a file is damaged.
+    """
+    return adm_judge(Given(reference=reference, inception_weights=inception_weights, device=resolve_device(device)))
