@@ -68,6 +68,11 @@ def _reference(given: Given) -> Reference:
         lacking = "mu and sigma" if reference.gaussian is None else "arr_0"
         raise InputError(f"reference={path} lacks {lacking}, which {_NAME} needs.")
     check_statistics(reference.gaussian, path)
+    shape = reference.images.shape
+    if shape[1:3] != (_SIZE, _SIZE) or len(reference.images) <= _NEIGHBOURS:
+        raise InputError(
+            f"reference={path} holds images {shape}; {_NAME} needs more than {_NEIGHBOURS} of {_SIZE} × {_SIZE}."
+        )
     return reference
 
 
