@@ -1,4 +1,4 @@
-"""A real, tiny, untrained DiT pipeline and the records of a small evaluation."""
+"""A real, tiny, untrained DiT pipeline."""
 
 from __future__ import annotations
 

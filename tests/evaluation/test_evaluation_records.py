@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import platform
 from importlib.metadata import version
@@ -14,8 +15,11 @@ import torch
 
 from diff_es.errors import ArtifactError, InputError
 from diff_es.evaluation import (
+    Cost,
     Evaluation,
+    LatencyEntry,
     LatencyRecord,
+    Measurement,
     Protocol,
     Samples,
     ScheduleEvaluation,
@@ -23,41 +27,61 @@ from diff_es.evaluation import (
 )
 from diff_es.sampling import SamplerConfig
 
+SAMPLER = SamplerConfig(20, 4.0)
 
-def schedule(name: str, levels: tuple[int, ...] | None, ssim: float = 0.9) -> ScheduleEvaluation:
+
+def measurement(metric: str, value: float, interval: tuple[float, float] | None = None) -> Measurement:
+    return Measurement(
+        metric=metric,
+        value=value,
+        higher_is_better=metric == "ssim",
+        computed_by="torchmetrics 1",
+        samples=Samples(100, 5000),
+        sampling=SAMPLER,
+        device="cpu",
+        weights="ab12" if metric == "fid" else "",
+        reference="dense",
+        interval=interval,
+    )
+
+
+def schedule(name: str, levels: tuple[int, ...] | None, ssim: float = 0.9, **changes: object) -> ScheduleEvaluation:
     latency = LatencyRecord(12.5, 12.0, 14.0, 20, 3, "CPU", 2)
-    return ScheduleEvaluation(name, "how it came about", levels, ssim, 0.01, 0.93, 1.5, 10**12, 0.5, latency)
+    cost = Cost(10**12, 0.5, 10**8, (10**7, 10**8), (LatencyEntry(8, "denoiser", latency),))
+    quality = (measurement("ssim", ssim, (ssim - 0.1, ssim + 0.1)), measurement("fid", 21.5))
+    made = ScheduleEvaluation(name, "how it came about", levels, quality, cost)
+    return dataclasses.replace(made, **changes)
 
 
 def evaluation(*schedules: ScheduleEvaluation) -> Evaluation:
-    protocol = Protocol(
-        model="tiny",
-        scheduler="DDIMScheduler",
-        sampling=SamplerConfig(20, 4.0),
-        probes=Samples(16, 1000),
-        images=Samples(100, 5000),
-        reference_images=2000,
-        latency_batch_size=8,
-        metric_versions={"ssim": "torchmetrics 1"},
-    )
-    return Evaluation(schedules, protocol, environment(), "Same seeds for all; “fidelity to dense”.")
+    text = "Same seeds for all; “fidelity to dense”."
+    return Evaluation(schedules, Protocol("fidelity", "tiny", "DDIMScheduler", SAMPLER, text), environment())
 
 
 def test_an_evaluation_survives_the_disk(tmp_path: Path) -> None:
     before = evaluation(schedule("dense", None), schedule("uniform", (8, 8)))
     before.write(tmp_path / "evaluation.json")
-    assert Evaluation.read(tmp_path / "evaluation.json") == before
+    after = Evaluation.read(tmp_path / "evaluation.json")
+    assert after == before
+    assert after.schedules[1].quality[0].interval == (0.8, 1.0)
+    assert after.schedules[1].quality[1].interval is None
+    assert after.schedules[1].cost.latency_of(8, "denoiser").median_ms == 12.5
 
 
 def test_nan_survives_the_disk(tmp_path: Path) -> None:
     evaluation(schedule("dense", None), schedule("broken", (8, 8), ssim=math.nan)).write(tmp_path / "evaluation.json")
-    assert math.isnan(Evaluation.read(tmp_path / "evaluation.json").schedules[1].ssim)
+    broken = Evaluation.read(tmp_path / "evaluation.json").schedules[1].quality[0]
+    assert math.isnan(broken.value)
+    assert broken.interval is not None and all(map(math.isnan, broken.interval))
 
 
-def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", [1, 3])
+def test_another_format_is_refused(tmp_path: Path, other: int) -> None:
     path = tmp_path / "evaluation.json"
     evaluation(schedule("dense", None)).write(path)
-    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+    content = json.loads(path.read_text())
+    assert content["format"] == 2
+    path.write_text(json.dumps({**content, "format": other}))
     with pytest.raises(ArtifactError, match="format"):
         Evaluation.read(path)
 
@@ -77,6 +101,19 @@ def test_a_name_twice_is_refused() -> None:
         evaluation(schedule("dense", None), schedule("dense", (1,)))
 
 
+def test_all_have_the_same_metrics_in_the_same_order() -> None:
+    """A table of them has one column per metric."""
+    dense = schedule("dense", None)
+    for quality in (dense.quality[:1], dense.quality[::-1], ()):
+        with pytest.raises(InputError, match="must all have the same metrics"):
+            evaluation(dense, schedule("uniform", (8,), quality=quality))
+
+
+def test_a_metric_is_found_by_its_name() -> None:
+    own = schedule("dense", None, ssim=0.75)
+    assert (own.value("ssim"), own.value("fid"), own.value("psnr")) == (0.75, 21.5, None)
+
+
 def test_samples_are_consecutive_seeds() -> None:
     assert list(Samples(3, 7).seeds) == [7, 8, 9]
     with pytest.raises(InputError, match=r"Samples\.count=0"):
@@ -85,13 +122,14 @@ def test_samples_are_consecutive_seeds() -> None:
 
 def test_records_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        schedule("dense", None).ssim = 1.0  # type: ignore[misc]
+        measurement("ssim", 0.5).value = 1.0  # type: ignore[misc]
 
 
 def test_the_environment_is_this_one() -> None:
     here = environment(torch.device("cpu"))
     assert here.python == platform.python_version()
-    assert here.packages["torch"] == torch.__version__
+    # torch itself adds what it was built for ("+cu130"), which PyPI's packages do not have in their version.
+    assert torch.__version__.partition("+")[0] == here.packages["torch"].partition("+")[0]
     assert here.packages["diffusers"] == diffusers.__version__
     assert here.packages["diff-es"] == version("diff-es")
     assert here.threads == torch.get_num_threads()
