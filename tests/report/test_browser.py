@@ -67,6 +67,7 @@ def visit(browser: Any) -> Iterator[Any]:
 
     def open_page(report: Path, *, width: int = 1280, **settings: Any) -> Visit:
         context = browser.new_context(viewport={"width": width, "height": 800}, **settings)
+        context.set_default_timeout(120_000)  # in ms; a busy machine is slow, not broken
         contexts.append(context)
         visit = Visit(context.new_page())
         visit.page.on("request", lambda request: visit.requests.append(request.url))

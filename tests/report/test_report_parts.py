@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from report_content import claim, evaluation, measurement, schedule, small_table
 
 from diff_es.artifacts import slugs
@@ -160,6 +162,13 @@ def test_a_slow_down_is_said_in_words_at_every_batch_size() -> None:
     assert [row.group for row in grid.rows] == ["A whole pipeline call"] * 2 + ["One denoiser call"] * 2
 
 
+def test_what_is_slower_than_dense_is_never_the_best() -> None:
+    compared = evaluation(
+        schedule("dense", None, 1.0, 10.0), schedule("slow", (1,), 0.9, 12.0), schedule("slower", (2,), 0.7, 16.0)
+    )
+    assert best_of("slow", cost_grid(compared)) == set()
+
+
 def test_what_was_timed_for_one_side_only_is_not_compared() -> None:
     compared = evaluation(schedule("dense", None, 1.0, {1: 10.0}), schedule("half", (1,), 0.9, {1: 12.5, 8: 20.0}))
     assert [heading.title for heading in latency_grid(compared).headings] == ["batch 1"]
@@ -240,6 +249,18 @@ def test_a_plot_says_every_value_in_words() -> None:
     )
     for plot in (lines, bars, Plot("one", "x", "y", (Series("a", (PlotPoint(1, math.nan),)),))):
         assert draw_plot(plot, DARK).startswith(b"\x89PNG")
+
+
+def test_bars_with_many_names_lie_so_that_each_name_has_a_line() -> None:
+    few, many = (
+        Plot("bars", "", "y", (Series("a", tuple(PlotPoint(f"a rather long name {i}", i) for i in range(n))),), "bars")
+        for n in (2, 12)
+    )
+    heights = []
+    for plot in (few, many):
+        with Image.open(BytesIO(draw_plot(plot, LIGHT))) as image:
+            heights.append(image.height)
+    assert heights[1] > 1.5 * heights[0]
 
 
 @pytest.mark.parametrize(

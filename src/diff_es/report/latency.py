@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from diff_es.evaluation import Evaluation, ScheduleEvaluation
     from diff_es.evaluation.cost import Scope
 
+#: In the order in which they are shown.
 SCOPE_NAMES: dict[Scope, str] = {
-    "denoiser": "One denoiser call",
     "pipeline": "A whole pipeline call",
+    "denoiser": "One denoiser call",
 }
 
 

@@ -134,7 +134,7 @@ def _draw(job: Job, folder: Path) -> Picture:
 def _speedup_jobs(evaluation: Evaluation) -> Iterator[Job]:
     """One figure for each scope that was timed at two batch sizes or more."""
     entries = timed(evaluation)
-    for scope in dict.fromkeys(entry.scope for entry in entries):
+    for scope in SCOPE_NAMES:
         own = sorted((entry for entry in entries if entry.scope == scope), key=lambda entry: entry.batch_size)
         if len(own) > 1 and len(evaluation.schedules) > 1:
             yield Job(

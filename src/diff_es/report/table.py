@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Column:
-    """How one column is made: heading, direction, value to compare, cell to show."""
+    """How one column is made: heading, direction, value to compare, cell to show, and what is never called best."""
 
     title: str
     higher_is_better: bool
     value: Callable[[ScheduleEvaluation], float | None]
     text: Callable[[ScheduleEvaluation], str]
     details: Callable[[ScheduleEvaluation], tuple[str, ...]] = lambda _: ()
+    never_best: Callable[[ScheduleEvaluation], bool] = lambda _: False
 
 
 def quality_grid(evaluation: Evaluation) -> Grid:
@@ -66,7 +67,8 @@ def latency_grid(evaluation: Evaluation) -> Grid:
             schedule.is_dense,
             SCOPE_NAMES[scope],
         )
-        for scope in dict.fromkeys(entry.scope for entry in entries)
+        for scope in SCOPE_NAMES
+        if scope in {entry.scope for entry in entries}
         for schedule in evaluation.schedules
     ]
     headings = tuple(Heading(f"batch {batch}", "median, p10–p90") for batch in batches)
@@ -131,7 +133,7 @@ def _cells(schedule: ScheduleEvaluation, columns: tuple[_Column, ...], bests: li
         Cell(
             text := column.text(schedule),
             details := column.details(schedule),
-            not schedule.is_dense and text == best,
+            not schedule.is_dense and text == best and not column.never_best(schedule),
             any(detail.startswith("slower") for detail in details),
         )
         for column, best in zip(columns, bests, strict=True)
@@ -160,6 +162,9 @@ def _latency_columns(evaluation: Evaluation, at: Timed) -> tuple[_Column, ...]:
     def ratio(schedule: ScheduleEvaluation) -> float:
         return speedup_at(evaluation, schedule, at)
 
+    def slower(schedule: ScheduleEvaluation) -> bool:
+        return round(ratio(schedule), 2) < 1
+
     return (
         _Column(
             f"Latency, batch {at.batch_size}",
@@ -167,13 +172,15 @@ def _latency_columns(evaluation: Evaluation, at: Timed) -> tuple[_Column, ...]:
             lambda s: record(s).median_ms,
             lambda s: f"{milliseconds(record(s).median_ms)} ms",
             lambda s: (_spread(record(s)),),
+            slower,
         ),
         _Column(
             f"Measured speed-up, batch {at.batch_size}",
             True,
             ratio,
             lambda s: "reference" if s.is_dense else f"{ratio(s):.2f}×",
-            lambda s: (describe_speedup(ratio(s)),) if round(ratio(s), 2) < 1 else (),
+            lambda s: (describe_speedup(ratio(s)),) if slower(s) else (),
+            slower,
         ),
     )
 

@@ -144,8 +144,8 @@ def _timing(evaluation: Evaluation) -> tuple[tuple[str, str], ...]:
     entries = timed(evaluation)
     records = {evaluation.dense.cost.latency_of(at.batch_size, at.scope) for at in entries}
     sentences = dict.fromkeys(
-        f"{record.repeats} timed runs after {record.warmup} to warm up, schedules taking turns; {record.device}, "
-        f"{record.threads} threads"
+        f"{record.repeats} timed runs after {record.warmup} to warm up, schedules taking turns; on {record.device}; "
+        f"CPU threads of torch: {record.threads}"
         for record in records
     )
     return tuple(("Latency", sentence) for sentence in sentences)
