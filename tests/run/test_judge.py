@@ -20,47 +20,20 @@ from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2
 from diff_es import cli
 from diff_es.artifacts import read_record
 from diff_es.errors import ArtifactError, InputError
-from diff_es.evaluation import Measurement, StoredSamples, generate
+from diff_es.evaluation import generate
 from diff_es.evaluation.images import to_pixels
-from diff_es.evaluation.protocol import Given, Measure, NamedProtocol, Opened
+from diff_es.evaluation.protocol import Given
 from diff_es.evaluation.protocols import protocols
-from diff_es.evaluation.quality import Measured
 from diff_es.evaluation.reference import write_reference
 from diff_es.metrics import gaussian
 from diff_es.routing import load
 from diff_es.run.judge import JudgeConfig, QualityRecord, judge
 from diff_es.run.models import load_pipeline
-from diff_es.sampling import ImageRequests, Requests, SamplerConfig
+from diff_es.sampling import SamplerConfig
 from random_inception import save_random_inception
 from run.tiny_run import Finished, saved_model
 from support import SAMPLER
-
-IMAGES = 70  # more than one file
-
-
-def _requests(_: Given, images: int, first_seed: int) -> Requests:
-    return Requests.cycle(range(10), images, first_seed)
-
-
-def _open(given: Given) -> Opened:
-    """Measures the mean pixel; its reference is any file."""
-
-    def measure(samples: StoredSamples, _: ImageRequests, shared: Measured) -> tuple[Measurement, ...]:
-        value = float(torch.cat(list(samples.images())).double().mean())
-        return (Measurement("mean_pixel", value, True, "tests", shared.samples, shared.sampling, shared.device),)
-
-    def prepare() -> Measure:
-        return measure
-
-    return Opened({"reference": str(given.reference)}, prepare)
-
-
-TINY = NamedProtocol("tiny", "Mean pixel of tiny images.", IMAGES, 2, _requests, _open, classes=10, size=16)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def registered() -> None:
-    protocols.register("tiny", TINY)
+from tiny_protocol import IMAGES, TINY, tiny_requests
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +58,7 @@ def test_a_dense_model(straight: tuple[Path, QualityRecord], model: str) -> None
     output, record = straight
     assert read_record(output / "quality.json", QualityRecord) == record
     pipe = load_pipeline(model, device="cpu")
-    images = generate(pipe, _requests(Given(), IMAGES, 0), SamplerConfig(2, 1.0), batch_size=8)
+    images = generate(pipe, tiny_requests(Given(), IMAGES, 0), SamplerConfig(2, 1.0), batch_size=8)
     (own,) = record.measurements
     assert own.value == float(to_pixels(images, range(IMAGES)).double().mean())
     assert (own.samples.count, own.samples.first_seed, own.sampling, own.device) == (
@@ -106,7 +79,7 @@ def test_an_artefact_is_sampled_as_it_was_searched_for(finished: Finished, tmp_p
     record = judge(str(artefact), tmp_path, JudgeConfig("tiny", images=3, device="cpu"))
     pipe = load_pipeline(str(finished.model), device="cpu")
     load(artefact, pipe)
-    images = generate(pipe, _requests(Given(), 3, 0), SAMPLER, batch_size=16)
+    images = generate(pipe, tiny_requests(Given(), 3, 0), SAMPLER, batch_size=16)
     assert record.measurements[0].value == float(to_pixels(images, range(3)).double().mean())
     assert record.levels == finished.result.search.levels
     assert (record.protocol.sampling, record.protocol.model) == (SAMPLER, str(finished.model))

@@ -155,6 +155,7 @@ def judge(target: str, output: Path, config: JudgeConfig) -> QualityRecord:
     count = protocol.images if config.images is None else config.images
     first_seed = protocol.first_seed if config.seed is None else config.seed
     protocol.check_images(count)
+    _check_target(target, config)
     device = resolve_device(config.device)
     given = Given(config.reference, config.inception_weights, config.prompts, config.clip, device)
     requests = protocol.requests(given, count, first_seed)
@@ -181,11 +182,15 @@ def judge(target: str, output: Path, config: JudgeConfig) -> QualityRecord:
     return record
 
 
-def _load(target: str, config: JudgeConfig, requests: ImageRequests) -> _Model:
-    """Load the artefact with its dense model, or the dense model alone."""
+def _check_target(target: str, config: JudgeConfig) -> None:
+    """Find out in a moment what would otherwise be found after networks and models were loaded.
+
+    Raises:
+        InputError: a run directory, or a dense model without steps and guidance.
+    """
     folder = Path(target)
     if (folder / MANIFEST).is_file():
-        return _load_artefact(folder, config, requests)
+        return
     if (folder / "pruned" / MANIFEST).is_file():
         raise InputError(f"{target} is a run directory; name its artefact, {folder / 'pruned'}.")
     if config.steps is None or config.guidance_scale is None:
@@ -193,6 +198,14 @@ def _load(target: str, config: JudgeConfig, requests: ImageRequests) -> _Model:
             f"{target} is a dense model, for which nothing says how it is sampled: give steps and guidance_scale. "
             "Both move every number of a protocol."
         )
+
+
+def _load(target: str, config: JudgeConfig, requests: ImageRequests) -> _Model:
+    """Load the artefact with its dense model, or the dense model alone."""
+    folder = Path(target)
+    if (folder / MANIFEST).is_file():
+        return _load_artefact(folder, config, requests)
+    assert config.steps is not None and config.guidance_scale is not None  # _check_target
     pipe = load_pipeline(target, config.dtype, config.device)
     sampler = SamplerConfig(config.steps, config.guidance_scale)
     return _Model(pipe, target, sampler, None, _settings(pipe, "", sampler, requests))

@@ -1,0 +1,11 @@
+"""What each bad input gets: one module per topic; every row of docs/bad-input.md is a test."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+#: In the order of the page.
+TOPICS = ("recipes", "models", "calibration", "numbers", "evaluation", "disk", "artefacts", "run_folders")
+
+for _topic in TOPICS:
+    import_module(f"{__name__}.{_topic}")

@@ -1,0 +1,109 @@
+"""Artefacts that are damaged, foreign or hostile."""
+
+from __future__ import annotations
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from bad_input.lab import Lab, flip
+from bad_input.table import case
+from diff_es.artifacts import sha256
+from support import tiny_pipe
+
+NOT_LOADED = "not loaded; the model stays dense"
+
+
+@case(
+    "artefact of another model",
+    NOT_LOADED,
+    "The pruned weights belong to another model: made for DiTTransformer2DModel (float32, sha256 …), given "
+    "DiTTransformer2DModel (float32, sha256 …); load the model that was pruned.",
+)
+def _(lab: Lab) -> None:
+    lab.load(tiny_pipe(seed=1))
+
+
+@case(
+    "artefact, model in another dtype",
+    NOT_LOADED,
+    "The pruned weights belong to another model: made for DiTTransformer2DModel (float32, sha256 …), given "
+    "DiTTransformer2DModel (bfloat16, sha256 …); load the model that was pruned with dtype=float32 (it may be moved to "
+    "another dtype once routed).",
+)
+def _(lab: Lab) -> None:
+    lab.load(tiny_pipe().to(torch.bfloat16))
+
+
+@case(
+    "artefact: flipped byte",
+    NOT_LOADED,
+    "…pruned: stage-01.safetensors is damaged (its sha256 differs from the manifest's)…",
+)
+def _(lab: Lab) -> None:
+    flip(lab.artefact / "stage-01.safetensors")
+    lab.load()
+
+
+@case("artefact: missing shard", NOT_LOADED, "…pruned: stage-02.safetensors is missing; copy the folder again, whole.")
+def _(lab: Lab) -> None:
+    (lab.artefact / "stage-02.safetensors").unlink()
+    lab.load()
+
+
+@case(
+    "artefact: incomplete folder",
+    NOT_LOADED,
+    "…pruned has no manifest.json: it is incomplete, or was not written by Diff-ES.",
+)
+def _(lab: Lab) -> None:
+    (lab.artefact / "manifest.json").unlink()
+    lab.load()
+
+
+@case(
+    "artefact of a newer format",
+    NOT_LOADED,
+    "…pruned has format 99; this version reads up to 1: upgrade diff-es.",
+)
+def _(lab: Lab) -> None:
+    lab.manifest(lambda manifest: manifest.update(format=99, what_is_new=1))
+    lab.load()
+
+
+LEAVES = "…pruned: the manifest names '…', which leaves the folder; do not trust it."
+
+
+@case("artefact: path with `..`", NOT_LOADED, LEAVES)
+def _(lab: Lab) -> None:
+    lab.manifest(lambda manifest: manifest["files"][0].update(path="../secret"))
+    lab.load()
+
+
+@case("artefact: absolute path", NOT_LOADED, LEAVES)
+def _(lab: Lab) -> None:
+    lab.manifest(lambda manifest: manifest["files"][0].update(path="/etc/passwd"))
+    lab.load()
+
+
+@case("artefact: symbolic link that leads out", NOT_LOADED, LEAVES)
+def _(lab: Lab) -> None:
+    shard = lab.artefact / "stage-00.safetensors"
+    shard.rename(lab.folder / "elsewhere")
+    shard.symlink_to(lab.folder / "elsewhere")
+    lab.load()
+
+
+@case(
+    "artefact: NaN in a tensor",
+    NOT_LOADED,
+    "…stage-00.safetensors: … holds NaN or infinity; make or copy the folder again.",
+)
+def _(lab: Lab) -> None:
+    shard = lab.artefact / "stage-00.safetensors"
+    tensors = load_file(shard)
+    name = next(name for name, tensor in sorted(tensors.items()) if tensor.is_floating_point())
+    tensors[name].view(-1)[0] = torch.nan
+    save_file(tensors, shard)
+    entry = {"size": shard.stat().st_size, "sha256": sha256(shard)}
+    lab.manifest(lambda manifest: next(f for f in manifest["files"] if f["path"] == shard.name).update(entry))
+    lab.load()

@@ -1,0 +1,128 @@
+"""Settings and models that cannot be used."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel
+
+from bad_input.lab import Lab
+from bad_input.table import REFUSED, case
+from diff_es.routing import load, remove_
+from diff_es.run import inspect_model
+from diff_es.run.models import resolve_device
+from diff_es.schedule import ScheduleSpace
+from support import tiny_pipe
+
+
+@case(
+    "unknown pruner",
+    REFUSED,
+    "Unknown pruner 'obss': did you mean 'obs'? Known: …",
+)
+def _(lab: Lab) -> object:
+    return lab.refused(pruning={"method": "obss"})
+
+
+@case("unknown metric", REFUSED, "Unknown metric 'ssimm': did you mean 'ssim'? Known: …")
+def _(lab: Lab) -> object:
+    return lab.refused(search={"metric": "ssimm"})
+
+
+@case("unknown zoo model", REFUSED, "Unknown zoo model 'fashion-dti': did you mean 'fashion-dit'? Known: …")
+def _(lab: Lab) -> object:
+    return lab.refused(model="zoo:fashion-dti")
+
+
+@case(
+    "more stages than steps",
+    REFUSED,
+    "num_stages=7 does not fit a sampler of 6 steps: every stage needs at least one step. Use 1 to 6 stages, or more "
+    "inference steps.",
+)
+def _(lab: Lab) -> object:
+    return lab.refused(stages=7)
+
+
+@case(
+    "infeasible budget",
+    REFUSED,
+    "sparsity=0.9 is infeasible: with every stage at its highest level (3, 3, 3) of H=4 only 0.7500 can be removed. "
+    "Lower sparsity or raise max_levels.",
+)
+def _(lab: Lab) -> object:
+    return ScheduleSpace((2, 2, 2), 4, 0.9, (3, 3, 3))
+
+
+@case("`cuda` without CUDA", REFUSED, "device='cuda', but no CUDA device is available; use cpu.")
+def _(lab: Lab) -> object:
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    return lab.refused(device="cuda")
+
+
+@case("a device of another kind", REFUSED, "device='mps' is not supported; use auto, cpu or cuda.")
+def _(lab: Lab) -> object:
+    return resolve_device("mps")
+
+
+@case(
+    "a model that is no pipeline",
+    REFUSED,
+    "model='…' cannot be loaded as a diffusers pipeline: … Give zoo:NAME (fashion-vae, fashion-dit, "
+    "fashion-classifier), a folder written by save_pretrained, or a Hub id.",
+)
+def _(lab: Lab) -> object:
+    return lab.refused(model=str(lab.folder))
+
+
+@case("a model whose weights are cut off", REFUSED, "model='…' cannot be loaded as a diffusers pipeline: …")
+def _(lab: Lab) -> object:
+    shutil.copytree(lab.model, lab.folder / "model")
+    weights = lab.folder / "model" / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    return lab.refused(model=str(lab.folder / "model"))
+
+
+@case(
+    "unsupported denoiser",
+    REFUSED,
+    "The denoiser UNet2DModel is not supported: Known: DiTTransformer2DModel. To add it, register a DenoiserSpec in "
+    "diff_es.denoisers.specs.",
+)
+def _(lab: Lab) -> object:
+    channels: dict[str, Any] = {"block_out_channels": (4, 4), "norm_num_groups": 1, "layers_per_block": 1}
+    blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+    unet = UNet2DModel(sample_size=8, **channels, **blocks)
+    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(lab.folder / "unet")
+    return lab.refused(model=str(lab.folder / "unet"))
+
+
+class OnlyDecoder(DiffusionPipeline):  # type: ignore[misc]
+    """A pipeline with nothing to prune."""
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.register_modules(vae=vae)
+
+
+@case("pipeline without denoiser", REFUSED, "OnlyDecoder has no denoiser: neither `transformer` nor `unet`.")
+def _(lab: Lab) -> object:
+    return inspect_model(OnlyDecoder(tiny_pipe().vae))
+
+
+@case(
+    "a routed model routed again",
+    "refused; the model stays routed as it was",
+    "The denoiser is routed: call diff_es.remove_(pipe) first.",
+)
+def _(lab: Lab) -> None:
+    pipe = tiny_pipe()
+    load(lab.artefact, pipe)
+    try:
+        load(lab.artefact, pipe)
+    finally:
+        remove_(pipe)
