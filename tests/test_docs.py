@@ -13,6 +13,7 @@ import shlex
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 
 import pytest
@@ -21,12 +22,23 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import diff_es
+from diff_es.baselines import algorithms
 from diff_es.cli import app
+from diff_es.evaluation.protocols import protocols
+from diff_es.metrics import metrics
+from diff_es.pruning import pruners
 from diff_es.recipe import Recipe
+from diff_es.reproduce.table import Table
+
+#: The package of that name; `diff_es.reproduce.tables` as an attribute is the registry.
+reproduce_tables = importlib.import_module("diff_es.reproduce.tables")
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-WITH_PYTHON = [ROOT / "README.md", ROOT / "docs" / "python-api.md", ROOT / "docs" / "run-directory.md"]
+WITH_PYTHON = [
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("python-api", "run-directory", "baselines", "reproduce")),
+]
 #: Folders of somebody's own machine.
 PRIVATE = re.compile(r"(?<![\w.])/(?:home|root|tmp|work|mnt|Users)/")
 
@@ -198,8 +210,10 @@ def subcommand(words: list[str]) -> tuple[Any, list[str]]:
 
 
 def shown_commands(page: Path) -> list[str]:
-    lines = "".join(blocks(page, "bash")).splitlines()
-    return [line for line in lines if line.startswith("diff-es ")]
+    """The command lines of diff-es, those on several lines joined, without variables set before them."""
+    lines = "".join(blocks(page, "bash")).replace("\\\n", " ").splitlines()
+    plain = [re.sub(r"^(?:[A-Z_]+=\S* )+", "", line) for line in lines]
+    return [line.removesuffix("&").rstrip() for line in plain if line.startswith("diff-es ")]
 
 
 def mentioned_commands(page: Path) -> list[str]:
@@ -226,7 +240,24 @@ def test_some_commands_are_shown() -> None:
     assert len(shown_commands(ROOT / "README.md")) >= 4
 
 
-@pytest.mark.parametrize("words", [["run"], ["inspect"], ["generate"], ["verify"], ["env"], ["zoo", "list"]])
+def every_command() -> list[list[str]]:
+    """The words of each command, those of groups included."""
+    found, waiting = [], [([], get_command(app))]
+    while waiting:
+        words, command = waiting.pop()
+        below: dict[str, Any] = getattr(command, "commands", {})
+        waiting += [([*words, name], own) for name, own in below.items()]
+        found += [] if below else [words]
+    return sorted(found)
+
+
+def test_every_command_is_documented() -> None:
+    shown = [line for page in PAGES for line in (*shown_commands(page), *mentioned_commands(page))]
+    commands = [" ".join(["diff-es", *words]) for words in every_command()]
+    assert not {command for command in commands if not any(line.startswith(command) for line in shown)}
+
+
+@pytest.mark.parametrize("words", every_command(), ids=" ".join)
 def test_every_command_explains_itself(words: list[str]) -> None:
     result = CliRunner().invoke(app, [*words, "--help"])
     assert result.exit_code == 0
@@ -259,9 +290,30 @@ def test_every_recipe_key_has_a_description() -> None:
             assert field.description or hasattr(field.annotation, "model_fields"), name
 
 
-@pytest.mark.parametrize("source", blocks(ROOT / "docs" / "recipe.md", "yaml"))
+@pytest.mark.parametrize("source", [source for page in PAGES for source in blocks(page, "yaml")])
 def test_shown_recipes_are_valid(source: str) -> None:
-    Recipe.parse(yaml.safe_load(source))
+    recipe = Recipe.parse(yaml.safe_load(source))
+    assert recipe.pruning.method in pruners
+    assert recipe.search.algorithm in algorithms
+    assert recipe.search.metric in metrics
+
+
+def test_every_search_and_pruner_is_documented() -> None:
+    page = text(ROOT / "docs" / "baselines.md") + text(ROOT / "docs" / "how-it-works.md").lower()
+    assert not {name for name in (*algorithms, *pruners) if name not in page}
+
+
+def test_every_table_and_protocol_is_documented() -> None:
+    modules = [
+        importlib.import_module(f"{reproduce_tables.__name__}.{own.name}")
+        for own in iter_modules(reproduce_tables.__path__)
+    ]
+    tables = {value.name for module in modules for value in vars(module).values() if isinstance(value, Table)}
+    assert len(tables) >= 8
+    assert not {name for name in tables if f"`{name}`" not in text(ROOT / "docs" / "reproduce.md")}
+    shipped = {name for name in protocols if protocols[name].open.__module__.startswith("diff_es.")}
+    assert len(shipped) >= 2
+    assert not {name for name in shipped if f"### {name}" not in text(ROOT / "docs" / "evaluation.md")}
 
 
 @every_page
