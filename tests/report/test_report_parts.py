@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from io import BytesIO
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
-from report_content import claim, evaluation, measurement, schedule, small_table
+from report_content import evaluation, measurement, schedule
 
 from diff_es.artifacts import slugs
 from diff_es.errors import InputError
@@ -21,8 +19,6 @@ from diff_es.report.grid import Grid, best_text
 from diff_es.report.headline import headline
 from diff_es.report.image_figures import count_broken, strip
 from diff_es.report.metric_names import metric_column, metric_name, metric_notes
-from diff_es.report.paper_table import show_claims, table_grid, verdicts
-from diff_es.report.plot_figures import describe_plot, draw_plot
 from diff_es.report.result_figures import draw_fitness
 from diff_es.report.schedule_figures import shorten
 from diff_es.report.table import cost_grid, in_units, latency_grid, measurement_grid, milliseconds, quality_grid
@@ -115,13 +111,6 @@ def test_the_classifiers_metrics_are_never_called_fid_or_is() -> None:
     )
 
 
-def test_a_column_of_a_metric_takes_name_direction_and_format() -> None:
-    column = metric_column("label_agreement", "accuracy")
-    assert (column.key, column.title, column.higher_is_better) == ("label_agreement", "Label agreement", True)
-    assert (column.form, column.paper_title) == (".1%", "accuracy")
-    assert metric_column("unheard_of").higher_is_better is None
-
-
 def two_batches() -> Evaluation:
     return evaluation(
         schedule("dense", None, 1.0, {1: 10.0, 8: 30.0}),
@@ -193,74 +182,6 @@ def test_every_number_says_what_it_was_measured_by() -> None:
 @pytest.mark.parametrize(("value", "text"), [(0.456, "0.46"), (12.34, "12.3"), (1530.4, "1530")])
 def test_times_have_about_three_digits(value: float, text: str) -> None:
     assert milliseconds(value) == text
-
-
-@pytest.mark.parametrize(
-    ("ours", "interval", "verdict"),
-    [
-        ((3.0, 4.0), (0.4, 1.6), "holds"),
-        ((4.0, 3.0), (-1.6, -0.4), "does not hold"),
-        ((3.0, 3.1), (-0.5, 0.7), "cannot be told apart"),
-        ((3.0, 4.0), None, "holds"),
-        ((4.0, 3.0), None, "does not hold"),
-        ((3.0, 3.0), None, "cannot be told apart"),
-        ((math.nan, 3.0), None, "cannot be told apart"),
-        ((3.0, 4.0), (math.nan, math.nan), "cannot be told apart"),
-    ],
-)
-def test_a_claim_holds_where_its_interval_lies_above_zero(
-    ours: tuple[float, float], interval: tuple[float, float] | None, verdict: str
-) -> None:
-    assert claim(ours, interval).verdict == verdict
-
-
-def test_the_advantage_follows_the_direction() -> None:
-    lower = claim((3.0, 4.0), None)
-    assert lower.advantage == 1.0
-    assert dataclasses.replace(lower, higher_is_better=True).advantage == -1.0
-
-
-def test_claims_are_counted_and_those_without_a_reason_are_named() -> None:
-    report = small_table()
-    assert verdicts(report) == (
-        "Of the paper’s claims that are tested here, 1 holds, 2 do not hold, 1 cannot be told apart."
-    )
-    assert report.unexamined == (report.claims[3],)
-    shown = show_claims(report)[0]
-    assert shown.paper == "Diff-ES 12.86, MosaicDiff 22.29 (FID)"
-    assert shown.advantage == "+1, 95%: 0.4\u00a0to\u00a01.6"
-    assert verdicts(dataclasses.replace(report, claims=())) == "No claim of the paper is tested here."
-
-
-def test_a_table_marks_the_best_within_each_group_and_never_the_papers() -> None:
-    grid = table_grid(small_table())
-    assert [row.cells[0].best for row in grid.rows] == [False] + [False, False, True] * 2
-    assert grid.rows[1].cells[0].details == ("95%: 1.60\u00a0to\u00a02.30", "3 seeds", "paper: 20")
-    assert grid.rows[1].cells[2].text == "not measured"
-    assert grid.headings[0].detail == "lower is better; paper: FID, 50,000 images"
-    assert [(group, len(rows)) for group, rows in grid.groups] == [("", 1), ("OBS, 31.25 %", 3), ("OBS, 50 %", 3)]
-
-
-def test_a_plot_says_every_value_in_words() -> None:
-    lines, bars = small_table().plots
-    assert describe_plot(bars) == (
-        "Ours and the paper’s: distance (lower is better) over pruner. ours: OBS, 31.25 %: 2, OBS, 50 %: 3; "
-        "paper: OBS, 31.25 %: 4, OBS, 50 %: 12."
-    )
-    for plot in (lines, bars, Plot("one", "x", "y", (Series("a", (PlotPoint(1, math.nan),)),))):
-        assert draw_plot(plot, DARK).startswith(b"\x89PNG")
-
-
-def test_bars_with_many_names_lie_so_that_each_name_has_a_line() -> None:
-    few, many = (
-        Plot("bars", "", "y", (Series("a", tuple(PlotPoint(f"a rather long name {i}", i) for i in range(n))),), "bars")
-        for n in (2, 12)
-    )
-    heights = []
-    for plot in (few, many):
-        with Image.open(BytesIO(draw_plot(plot, LIGHT))) as image:
-            heights.append(image.height)
-    assert heights[1] > 1.5 * heights[0]
 
 
 @pytest.mark.parametrize(
@@ -407,20 +328,6 @@ def test_impossible_parts_are_refused(make: Any, message: str) -> None:
 def test_impossible_contents_are_refused(content: ReportContent, change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         dataclasses.replace(content, **change)
-
-
-def test_impossible_tables_are_refused() -> None:
-    report = small_table()
-    first, *rest = report.rows
-    for change, message in (
-        ({"rows": ()}, "needs rows"),
-        ({"columns": (report.columns[0], report.columns[0])}, "distinct keys"),
-        ({"columns": report.columns[1:]}, "has values of"),
-        ({"rows": (first, first)}, "a row twice"),
-        ({"rows": (rest[0], rest[3], rest[1])}, "must follow each other"),
-    ):
-        with pytest.raises(InputError, match=message):
-            dataclasses.replace(report, **change)
 
 
 def test_a_history_of_one_generation_can_be_drawn(content: ReportContent) -> None:
