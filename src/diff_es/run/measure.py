@@ -168,10 +168,14 @@ class Bench:
         return measurements(quality, self.judge, samples, self.sampler, str(self.device))
 
     def _produce(self, requests: Requests) -> dict[str, Tensor]:
-        """Sample one batch. Values that are not finite become black pixels; the latents keep them, and tell."""
+        """Sample one batch. Values that are not finite become black pixels, of which latents of NaN tell."""
         result = run(self.pipe, requests, self.sampler)
-        pixels = (result.of("images").nan_to_num(0.0) * 255).round().clamp(0, 255).to(torch.uint8)
-        return {"images": pixels.permute(0, 2, 3, 1).contiguous(), "latents": result.latents}
+        images = result.of("images")
+        # A VAE in half precision can overflow on latents that are finite.
+        broken = ~images.isfinite().flatten(1).all(dim=1)
+        pixels = (images.nan_to_num(0.0) * 255).round().clamp(0, 255).to(torch.uint8)
+        latents = result.latents.masked_fill(broken.view(-1, *[1] * (result.latents.ndim - 1)), torch.nan)
+        return {"images": pixels.permute(0, 2, 3, 1).contiguous(), "latents": latents}
 
     def _scores(self, own: StoredSamples, dense: StoredSamples, requests: Requests) -> ImageScores:
         mine, theirs = ({name: side.tensor(name) for name in ("images", "latents")} for side in (own, dense))

@@ -1,0 +1,107 @@
+"""Sessions that share a bank, seeds of a search's own, and every search algorithm from a recipe to a report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from diff_es.artifacts import read_record
+from diff_es.baselines import algorithms, three_stage
+from diff_es.calibration import SamplingSource
+from diff_es.run import Session, compress
+from diff_es.run.estimate import estimate
+from diff_es.search import SearchResult
+from run.tiny_run import Finished, canonical_journal, outcome, tiny_recipe
+
+ALGORITHMS = ("evolution", "random", "greedy", "hill-climb", "stagewise-dp", "uniform", "three-stage")
+
+
+def test_a_bank_in_stock_is_not_made_again(finished: Finished, tmp_path: Path) -> None:
+    """Without a pipeline nothing could be calibrated, pruned or measured."""
+    session = Session(finished.recipe, tmp_path / "own", pipe=object(), stock=finished.folder)
+    assert session.bank.num_levels == session.sensitivity.levels[-1] == 4
+    assert not (tmp_path / "own").exists()
+
+
+def test_two_sessions_share_what_the_first_has_made(finished: Finished, tmp_path: Path) -> None:
+    stock, before = tmp_path / "stock", outcome(finished.folder)
+    for name in ("first", "second"):
+        session = Session(finished.recipe, tmp_path / name, stock=stock)
+        session.search("sensitivity")
+        if name == "first":
+            written = {path: path.stat().st_mtime_ns for path in stock.rglob("*") if path.is_file()}
+    assert {path: path.stat().st_mtime_ns for path in stock.rglob("*") if path.is_file()} == written
+    shared = {name: kept for name, kept in outcome(stock).items() if not name.endswith(".lock")}
+    assert shared == {name: before[name] for name in shared}, "what is shared is what a run alone would make"
+    assert {"bank/stage-00.safetensors", "search/sensitivity.json"} <= set(shared)
+    for name in ("first", "second"):
+        assert [path.name for path in (tmp_path / name).iterdir()] == ["search"]
+        found = read_record(tmp_path / name / "search" / "sensitivity" / "result.json", SearchResult)
+        assert found == finished.result.search
+
+
+def test_a_search_seed_changes_the_search_and_nothing_else(finished: Finished, tmp_path: Path) -> None:
+    recipes = [finished.recipe.changed({"search": {"seed": seed}}) for seed in (None, 0, 1)]
+    default, same, other = (
+        Session(recipe, tmp_path / str(i), stock=finished.folder) for i, recipe in enumerate(recipes)
+    )
+    assert default.search_probes() == same.search_probes() != other.search_probes()
+    assert (default.evolution.seed, same.evolution.seed, other.evolution.seed) == (0, 0, 1)
+    assert default.evaluation_images() == same.evaluation_images() == other.evaluation_images()
+    for session in (default, same, other):
+        assert isinstance(session.source, SamplingSource)
+    assert default.source.requests == other.source.requests
+    results = [session.search("uniform") for session in (default, same, other)]
+    assert results[0] == results[1] == read_record(finished.folder / "search" / "uniform" / "result.json", SearchResult)
+    journals = [canonical_journal(tmp_path / str(i) / "search" / "uniform" / "journal.jsonl") for i in range(3)]
+    assert journals[0] == journals[1] != journals[2]
+    headers = [
+        json.loads((tmp_path / str(i) / "search" / "uniform" / "journal.jsonl").read_text().splitlines()[0])
+        for i in range(3)
+    ]
+    assert headers[0]["fingerprint"] == headers[1]["fingerprint"] != headers[2]["fingerprint"]
+
+
+def test_probes_of_no_search_seed_are_evaluated(finished: Finished, tmp_path: Path) -> None:
+    recipes = [finished.recipe.changed({"seed": a, "search": {"seed": b}}) for a in range(4) for b in range(4)]
+    sessions = [Session(recipe, tmp_path, stock=finished.folder) for recipe in recipes]
+    probes = {seed for session in sessions for seed in session.requests(0, 1000, session.search_seed).seeds}
+    measured = {seed for session in sessions for seed in session.requests(1, 1000).seeds}
+    assert not probes & measured
+    assert set(sessions[0].search_probes().seeds) <= probes
+    assert set(sessions[0].evaluation_images().seeds) <= measured
+
+
+def test_these_are_all_algorithms() -> None:
+    assert set(ALGORITHMS) == set(algorithms)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_algorithm_runs_from_a_recipe_to_a_report(finished: Finished, tmp_path: Path, algorithm: str) -> None:
+    recipe = tiny_recipe(
+        finished.model,
+        search={"algorithm": algorithm, "allocation": "uniform", "generations": 1},
+        evaluation={"compare": [], "latency_batch_sizes": [1], "latency_repeats": 1},
+    )
+    folder = tmp_path / "run"
+    session = Session(recipe, folder)
+    predicted = estimate(session)
+    result = compress(recipe, folder, pipe=session.pipe)
+    assert session.space.contains(result.search.levels)
+    assert result.search.evaluated <= predicted.evaluations == session.algorithm().max_evaluations
+    name = "searched" if algorithm == "evolution" else algorithm
+    assert [row.name for row in result.evaluation.schedules] == ["dense", f"{name}, uniform"]
+    assert result.evaluation.schedules[1].levels == result.search.levels == result.pruned.info.schedule.levels
+    assert f"{name}, uniform" in result.report.read_text()
+    if algorithm in {"uniform", "three-stage"}:
+        wanted = session.space.uniform() if algorithm == "uniform" else three_stage(session.plan, session.space)
+        assert (result.search.levels, result.search.evaluated) == (wanted, 1)
+    else:
+        entries = canonical_journal(folder / "search" / "uniform" / "journal.jsonl")
+        feasible = [entry for entry in entries if session.space.contains(tuple(entry[2]))]
+        assert result.search.fitness == max(entry[3] for entry in feasible)
+        assert len(entries) == result.search.evaluated > 1
+    (folder / "search" / "uniform" / "result.json").unlink()
+    assert compress(recipe, folder, pipe=session.pipe, resume=True).search == result.search
