@@ -13,9 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+from PIL import Image
 
 from diff_es import cli
 from diff_es.artifacts import read_record
@@ -33,6 +35,7 @@ from diff_es.sampling import SamplerConfig
 from random_inception import save_random_inception
 from run.tiny_run import Finished, saved_model
 from support import SAMPLER
+from text_models import save_tiny_clip, tiny_text_pipe
 from tiny_protocol import IMAGES, TINY, tiny_requests
 
 
@@ -300,3 +303,29 @@ def test_adm_from_the_command_line(command: Any, tmp_path: Path) -> None:
     assert all(own["samples"] == {"count": 12, "first_seed": 0} for own in record["measurements"])
     code, out, err = command(*words, "--json")
     assert code == 1 and "give a reference" in err
+
+
+@pytest.mark.slow
+def test_coco_from_the_command_line(command: Any, tmp_path: Path) -> None:
+    """The whole protocol on a Stable Diffusion pipeline, Inception and CLIP of random weights."""
+    tiny_text_pipe(tmp_path / "tokenizer").save_pretrained(tmp_path / "model")
+    save_tiny_clip(tmp_path / "clip")
+    weights = save_random_inception(tmp_path / "inception.pth")
+    (tmp_path / "prompts.txt").write_text("a boot\na bag\na boot\n")
+    (tmp_path / "real").mkdir()
+    for seed, size in enumerate([(20, 30), (30, 20)]):
+        pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "real" / f"{seed}.png")
+    words = [tmp_path / "model", "--protocol", "coco2017", "-o", tmp_path / "out", "--images", 3, "--device", "cpu"]
+    words += ["--steps", 2, "--guidance-scale", 7.5, "--inception-weights", weights, "--clip", tmp_path / "clip"]
+    words += ["--reference", tmp_path / "real", "--prompts", tmp_path / "prompts.txt", "--json"]
+    code, out, err = command(*words)
+    assert code == 0, err
+    record = json.loads(out)
+    assert [own["metric"] for own in record["measurements"]] == ["fid", "clip_score"]
+    assert record["protocol"]["name"] == "coco2017 (3 of 5,000 images)"
+    assert set(record["sources"]) == {"reference", "inception", "clip", "images"}
+    assert command(*words)[1] == out, "answered from the folder"
+    (tmp_path / "prompts.txt").write_text("a boot\na bag\na shoe\n")
+    code, _, err = command(*words)
+    assert code == 1 and "images was made with other settings" in err
