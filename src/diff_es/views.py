@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from diff_es.evaluation import describe_speedup, speedup
-from diff_es.reproduce.claims import verdict
+from diff_es.report import main_latency, speedup_at
 
 if TYPE_CHECKING:
     from diff_es.evaluation import Environment, LatencyRecord
@@ -53,15 +53,23 @@ def run_json(result: RunResult) -> dict[str, Any]:
 def run_table(result: RunResult) -> Table:
     """The comparison of the dense model with every schedule."""
     evaluation = result.evaluation
-    size = max(entry.batch_size for entry in evaluation.dense.cost.latency)
+    at = main_latency(evaluation)
     title = f"Result: open {escape(str(result.report))}"
     # Without borders and edges the columns fit a terminal of 80 characters.
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in ("schedule", "SSIM", "MSE", "labels", "Fréchet", "MACs", f"ms, {size} im.", "speed-up"):
+    for heading in (
+        "schedule",
+        "SSIM",
+        "MSE",
+        "labels",
+        "Fréchet",
+        "MACs",
+        f"ms, {at.batch_size} im." if at else "ms",
+        "speed-up",
+    ):
         table.add_column(heading, justify="left" if heading == "schedule" else "right", no_wrap=heading == "schedule")
-    dense = evaluation.dense.cost.latency_of(size)
     for row in evaluation.schedules:
-        own = row.cost.latency_of(size)
+        own = row.cost.latency_of(at.batch_size, at.scope) if at else None
         table.add_row(
             row.name,
             _known(row.value("ssim"), ".4f"),
@@ -69,8 +77,8 @@ def run_table(result: RunResult) -> Table:
             _known(row.value("label_agreement"), ".1%"),
             _known(row.value("classifier_frechet"), ".2f"),
             f"{row.cost.macs_ratio:.1%}",
-            f"{own.median_ms:.0f}",
-            "" if row.is_dense else _speedup(speedup(dense, own)),
+            f"{own.median_ms:.0f}" if own else "-",
+            "" if row.is_dense or at is None else _speedup(speedup_at(evaluation, row, at)),
         )
     return table
 
@@ -152,7 +160,7 @@ def reproduced_table(made: Reproduced) -> Table:
         table.add_column(heading, justify="left", overflow="fold")
     for claim in made.result.claims:
         ours = f"{claim.ours[0]:.4g} / {claim.ours[1]:.4g}"
-        table.add_row(f"{claim.better} before {claim.worse}", claim.metric, ours, verdict(claim))
+        table.add_row(f"{claim.better} before {claim.worse}", claim.metric, ours, claim.verdict)
     return table
 
 

@@ -13,7 +13,6 @@ import pytest
 from diff_es.artifacts import held
 from diff_es.errors import InputError
 from diff_es.reproduce import Expectation, Reproduced, reproduce, tables
-from diff_es.reproduce.claims import verdict
 from diff_es.reproduce.result import TableResult
 from reproduce.tiny_table import TABLE, tiny_judge, tiny_scale
 
@@ -78,9 +77,9 @@ def test_claims_are_judged_by_what_was_measured(made: Reproduced) -> None:
         assert claim.interval[0] <= advantage <= claim.interval[1]
     own, dense = made.result.row("searched").cost.latency_of(2), made.result.row("dense").cost.latency_of(2)
     assert latency.ours == (own.median_ms, dense.median_ms) and latency.paper == (60.0, 80.0)
-    assert runtime.interval is None and runtime.ours[0] < runtime.ours[1] and verdict(runtime) == "holds"
-    assert memory.ours[0] < memory.ours[1] and verdict(memory) == "holds"
-    assert all(claim.examination for claim in made.result.claims if verdict(claim) != "holds")
+    assert runtime.interval is None and runtime.ours[0] < runtime.ours[1] and runtime.verdict == "holds"
+    assert memory.ours[0] < memory.ours[1] and memory.verdict == "holds"
+    assert all(claim.examination for claim in made.result.claims if claim.verdict != "holds")
 
 
 def test_the_files_say_what_the_record_says(made: Reproduced) -> None:
@@ -92,7 +91,7 @@ def test_the_files_say_what_the_record_says(made: Reproduced) -> None:
     assert float(values["searched", "ssim"]["ours"]) == pytest.approx(record.value, rel=1e-5)
     assert values["uniform", "quarter_frechet"]["paper"] == ""
     with (made.folder / "claims.csv").open() as file:
-        assert [line["verdict"] for line in csv.DictReader(file)] == [verdict(own) for own in made.result.claims]
+        assert [line["verdict"] for line in csv.DictReader(file)] == [own.verdict for own in made.result.claims]
     text = (made.folder / "table.md").read_text()
     assert "A tiny table" in text and "## Memory" in text and "resident before stitched" in text
     html = made.report.read_text()

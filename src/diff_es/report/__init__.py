@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from diff_es.report.content import FitnessPoint, Gallery, Provenance, ReportContent, WorstCase
+from diff_es.report.latency import main_latency, speedup_at
 from diff_es.report.table_content import (
     Claim,
     Plot,
@@ -12,6 +13,8 @@ from diff_es.report.table_content import (
     TableReport,
     TableRow,
     Value,
+    Verdict,
+    judged,
 )
 from diff_es.report.write import write_report
 
@@ -28,6 +31,10 @@ __all__ = [
     "TableReport",
     "TableRow",
     "Value",
+    "Verdict",
     "WorstCase",
+    "judged",
+    "main_latency",
+    "speedup_at",
     "write_report",
 ]

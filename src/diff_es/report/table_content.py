@@ -26,6 +26,20 @@ Interval: TypeAlias = tuple[float, float]
 Verdict: TypeAlias = Literal["holds", "does not hold", "cannot be told apart"]
 
 
+def judged(advantage: float, interval: Interval | None) -> Verdict:
+    """Say whether a claim holds: the interval of its advantage lies above, below or on both sides of 0.
+
+    Args:
+        advantage: How much better the one is that the claim calls better; negative where it is worse.
+        interval: 95 % interval of the advantage; None where the values are exact.
+    """
+    low, high = interval or (advantage, advantage)
+    # NaN compares false with everything: a measurement that broke tells nothing apart.
+    if low > 0:
+        return "holds"
+    return "does not hold" if high < 0 else "cannot be told apart"
+
+
 @dataclass(frozen=True)
 class TableColumn:
     """One quantity of a table.
@@ -132,12 +146,8 @@ class Claim:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the claim holds: the interval of the advantage lies above, below or on both sides of 0."""
-        low, high = self.interval or (self.advantage, self.advantage)
-        # NaN compares false with everything: a measurement that broke tells nothing apart.
-        if low > 0:
-            return "holds"
-        return "does not hold" if high < 0 else "cannot be told apart"
+        """Whether the claim holds."""
+        return judged(self.advantage, self.interval)
 
 
 @dataclass(frozen=True)

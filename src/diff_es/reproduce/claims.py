@@ -129,16 +129,6 @@ def paper_values(claim: Claim, rows: Mapping[str, RowResult]) -> tuple[float, fl
     return None if better is None or worse is None else (better, worse)
 
 
-def verdict(claim: ClaimResult) -> str:
-    """Say whether a claim holds: "holds", "does not hold" or "cannot be told apart"."""
-    better, worse = claim.ours
-    advantage = better - worse if claim.higher_is_better else worse - better
-    low, high = claim.interval or (advantage, advantage)
-    if low > 0:
-        return "holds"
-    return "does not hold" if high < 0 else "cannot be told apart"
-
-
 def examined(claims: Sequence[ClaimResult], rows: Mapping[str, RowResult], fitness: str) -> tuple[ClaimResult, ...]:
     """Give every claim that does not plainly hold a paragraph of what the numbers say about why.
 
@@ -148,7 +138,7 @@ def examined(claims: Sequence[ClaimResult], rows: Mapping[str, RowResult], fitne
         fitness: The metric that the searches maximised.
     """
     return tuple(
-        claim if verdict(claim) == "holds" else _with_examination(claim, claims, rows, fitness) for claim in claims
+        claim if claim.verdict == "holds" else _with_examination(claim, claims, rows, fitness) for claim in claims
     )
 
 
@@ -192,13 +182,13 @@ def _resolution(claim: ClaimResult) -> str:
     if claim.interval is None:
         return f"The values are {better:.4g} and {worse:.4g}."
     low, high = claim.interval
-    middle = "excludes" if verdict(claim) == "does not hold" else "includes"
+    middle = "excludes" if claim.verdict == "does not hold" else "includes"
     values = f"The values are {better:.4g} and {worse:.4g}"
     return f"{values}; the interval of the advantage, {low:.3g} to {high:.3g}, {middle} 0."
 
 
 def _says(claim: ClaimResult) -> str:
-    return f"{verdict(claim)} ({claim.ours[0]:.4g} against {claim.ours[1]:.4g})"
+    return f"{claim.verdict} ({claim.ours[0]:.4g} against {claim.ours[1]:.4g})"
 
 
 def _same_probes(a: RowResult, b: RowResult) -> bool:

@@ -8,7 +8,6 @@ import math
 from typing import TYPE_CHECKING
 
 from diff_es.artifacts import write_bytes
-from diff_es.reproduce.claims import verdict
 from diff_es.reproduce.columns import Cell, Column, columns
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ def _claims(result: TableResult) -> list[list[str]]:
         paper = claim.paper or (None, None)
         numbers = [_plain(value) for value in (*claim.ours, low, high)]
         theirs = [claim.paper_metric, *(_plain(value) for value in paper)]
-        lines.append([claim.better, claim.worse, claim.metric, *numbers, verdict(claim), *theirs])
+        lines.append([claim.better, claim.worse, claim.metric, *numbers, claim.verdict, *theirs])
     return lines
 
 
@@ -112,7 +111,7 @@ def _claim_grid(result: TableResult) -> str:
         spread = "" if math.isnan(low) else f"{low:.3g} to {high:.3g}"
         theirs = f"{claim.paper[0]:.4g} against {claim.paper[1]:.4g}" if claim.paper else ""
         ours = f"{claim.ours[0]:.4g} against {claim.ours[1]:.4g}"
-        lines.append([_sentence(claim), claim.paper_metric, theirs, claim.metric, ours, spread, verdict(claim)])
+        lines.append([_sentence(claim), claim.paper_metric, theirs, claim.metric, ours, spread, claim.verdict])
     heading = ["claim", "paper's metric", "paper", "metric here", "ours", "advantage, 95 %", "verdict"]
     return _grid(heading, lines)
 

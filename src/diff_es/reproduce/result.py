@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from diff_es.artifacts import read_record, write_record
 from diff_es.evaluation import Cost, Environment, Measurement, MemoryRecord, Protocol
+from diff_es.report import Verdict, judged
 from diff_es.schedule import Levels
 
 if TYPE_CHECKING:
@@ -91,6 +92,17 @@ class ClaimResult:
     paper: tuple[float, float] | None
     interval: tuple[float, float] | None
     examination: str = ""
+
+    @property
+    def advantage(self) -> float:
+        """How much better `better` is, in units of `metric`; negative where it is worse."""
+        better, worse = self.ours
+        return better - worse if self.higher_is_better else worse - better
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the claim holds."""
+        return judged(self.advantage, self.interval)
 
 
 @dataclass(frozen=True)
