@@ -98,7 +98,7 @@ def generate(  # noqa: PLR0913, PLR0917 (each is an option of the command)
 @app.command()
 def evaluate(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     target: Annotated[str, typer.Argument(help="An artefact (`pruned` of a run), or a dense model as for `inspect`.")],
-    protocol: Annotated[str, typer.Option(help="adm-imagenet256 or coco2017.")],
+    protocol: Annotated[str, typer.Option(help="adm-imagenet256, coco2017 or fashion.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the images and quality.json.")],
     reference: Annotated[Path | None, typer.Option(help="The real images: a file or folder.")] = None,
     inception_weights: Annotated[Path | None, typer.Option(help="Weights of Inception-v3; else torch's cache.")] = None,
@@ -118,8 +118,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 (each is an option of the command)
 
     Several processes may be given one folder at once: they share the work.
 
-    Example: diff-es evaluate runs/x/pruned --protocol adm-imagenet256 --reference VIRTUAL_imagenet256_labeled.npz
-    --output runs/x/quality
+    Example: diff-es evaluate runs/demo/pruned --protocol fashion --output runs/demo/quality
     """
     from diff_es import views
     from diff_es.run.judge import JudgeConfig, judge

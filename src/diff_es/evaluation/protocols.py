@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from diff_es.evaluation.adm import ADM_IMAGENET256
 from diff_es.evaluation.coco import COCO2017
+from diff_es.evaluation.fashion import FASHION
 from diff_es.evaluation.protocol import NamedProtocol
 from diff_es.registry import Registry
 
 #: All protocols by name.
 protocols: Registry[NamedProtocol] = Registry("protocol")
-for _protocol in (ADM_IMAGENET256, COCO2017):
+for _protocol in (ADM_IMAGENET256, COCO2017, FASHION):
     protocols.register(_protocol.name, _protocol)

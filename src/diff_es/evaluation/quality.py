@@ -45,7 +45,7 @@ class ImageScores:
     """What is known of each image; row i is image i everywhere.
 
     Attributes:
-        fidelity: Name of a fidelity metric → (N,) values against dense.
+        fidelity: Name of a fidelity metric → (N,) values against dense; empty where there is no dense model.
         agrees: (N,) 1 where the judge sees the requested label, else 0; None where it does not know labels.
         judged: What the judge says; None without a judge.
     """
@@ -57,7 +57,8 @@ class ImageScores:
     @property
     def count(self) -> int:
         """Number of images."""
-        return len(next(iter(self.fidelity.values())))
+        known = [*self.fidelity.values(), self.agrees, self.judged.features if self.judged else None]
+        return next(len(values) for values in known if values is not None)
 
     def take(self, rows: Tensor) -> ImageScores:
         """Return some of the images, in that order; an image may be taken more than once."""

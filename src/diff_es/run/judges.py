@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from pathlib import Path
 
-import torch
-
-from diff_es import zoo
-from diff_es.artifacts import sha256
-from diff_es.evaluation import Judge, classifier_judge
+from diff_es.evaluation import Judge
 from diff_es.evaluation.adm import adm_judge
+from diff_es.evaluation.fashion import fashion_judge
 from diff_es.evaluation.protocol import Given
 from diff_es.run.models import resolve_device
-from diff_es.zoo.classifier import WEIGHTS_NAME
 
 _FASHION = "zoo:fashion"
 
@@ -24,16 +19,7 @@ def known_judge(model: str) -> Judge | None:
     Args:
         model: "zoo:NAME", a folder, or a Hub id.
     """
-    if not model.startswith(_FASHION):
-        return None
-    reference = torch.from_numpy(zoo.reference_set().images)
-    return classifier_judge(
-        zoo.load_classifier(),
-        reference,
-        reference_name=f"{len(reference):,} Fashion-MNIST test images",
-        version=f"diff-es {version('diff-es')}, fashion-classifier",
-        weights=sha256(zoo.path("fashion-classifier") / WEIGHTS_NAME),
-    )
+    return fashion_judge() if model.startswith(_FASHION) else None
 
 
 def adm(reference: Path, inception_weights: Path | None, device: str) -> Judge:
