@@ -43,7 +43,7 @@ def test_real_images_are_real(real: tuple[Tensor, tuple[int, ...]], tmp_path: Pa
         logits = zoo.load_classifier()(images.permute(0, 3, 1, 2).float() / 127.5 - 1)
     right = np.mean(logits.argmax(dim=1).numpy() == np.array(labels))
     assert found["label_agreement"].value == pytest.approx(right) and right > 0.85
-    assert found["classifier_frechet"].value < 0.5 and found["classifier_precision"].value > 0.8
+    assert found["classifier_frechet"].value < 1.5 and found["classifier_precision"].value > 0.8
     for metric in ("label_agreement", "classifier_frechet", "classifier_inception_score"):
         low, high = found[metric].interval or (1, 0)
         assert low <= found[metric].value <= high
