@@ -17,9 +17,8 @@ import torch
 from torch import nn
 
 from diff_es.calibration import record_calls
-from diff_es.denoisers import denoiser_of, dense_denoiser_of, spec_of
+from diff_es.denoisers import STITCHED, dense_denoiser_of, spec_of
 from diff_es.denoisers.macs import parameters_used
-from diff_es.errors import UnsupportedModelError
 from diff_es.routing import Router, check_model
 from diff_es.sampling import Requests, SamplerConfig
 
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from diff_es.bank import ThinSource
     from diff_es.calibration import Call
     from diff_es.schedule import PruningSchedule
-
-_PLAN = "_diff_es_stitched_plan"
 
 
 def stitch_(pipe: Any, source: ThinSource, schedule: PruningSchedule) -> nn.Module:
@@ -48,7 +45,7 @@ def stitch_(pipe: Any, source: ThinSource, schedule: PruningSchedule) -> nn.Modu
             weights belong to.
         InputError: the schedule does not fit the weights.
     """
-    dense = _dense(pipe)
+    dense = dense_denoiser_of(pipe)
     check_model(dense, source)
     call = record_calls(pipe, Requests((0,), (0,)), SamplerConfig(num_inference_steps=1))[0][1]
     models = [_pruned_model(dense, source, schedule, stage, call) for stage in range(schedule.num_stages)]
@@ -60,18 +57,12 @@ def stitch_(pipe: Any, source: ThinSource, schedule: PruningSchedule) -> nn.Modu
 @contextmanager
 def stitched(pipe: Any, source: ThinSource, schedule: PruningSchedule) -> Iterator[nn.Module]:
     """Run the pipeline by stitched models within a block; the very same dense denoiser is back afterwards."""
-    dense = _dense(pipe)
+    dense = dense_denoiser_of(pipe)
     name = _name_of(pipe, dense)
     try:
         yield stitch_(pipe, source, schedule)
     finally:
         setattr(pipe, name, dense)
-
-
-def _dense(pipe: Any) -> nn.Module:
-    if _PLAN in vars(denoiser_of(pipe)):
-        raise UnsupportedModelError("The denoiser is stitched already: load the pipeline again.")
-    return dense_denoiser_of(pipe)
 
 
 def _name_of(pipe: Any, denoiser: nn.Module) -> str:
@@ -125,11 +116,11 @@ def _shell(dense: nn.Module, source: ThinSource, models: list[nn.Module]) -> nn.
     for name, _ in list(shell.named_children()):
         delattr(shell, name)
     shell.stages = nn.ModuleList(models)
-    vars(shell).update({_PLAN: source.plan, "forward": MethodType(_dispatch, shell)})
+    vars(shell).update({STITCHED: source.plan, "forward": MethodType(_dispatch, shell)})
     return shell.eval()
 
 
 def _dispatch(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """Call the model of the stage that the timestep lies in."""
-    stage = vars(self)[_PLAN].stage_at(spec_of(self).timestep(args, kwargs))
+    stage = vars(self)[STITCHED].stage_at(spec_of(self).timestep(args, kwargs))
     return self.stages[stage](*args, **kwargs)  # type: ignore[index,operator]

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Where a routed denoiser keeps its router.
 ROUTER = "_diff_es_router"
+#: Where a stitched denoiser keeps its stages.
+STITCHED = "_diff_es_stitched_plan"
 
 specs: Registry[DenoiserSpec] = Registry("denoiser")
 for _spec in (dit.SPEC,):
@@ -60,12 +62,14 @@ def dense_denoiser_of(pipe: Any) -> nn.Module:
     """Return the denoiser of a pipeline, having checked that its layers are the plain ones that its spec describes.
 
     Raises:
-        UnsupportedModelError: no supported denoiser, or one that is routed, fused, quantised, LoRA-wrapped or without
-            weights in memory.
+        UnsupportedModelError: no supported denoiser, or one that is routed, stitched, fused, quantised, LoRA-wrapped
+            or without weights in memory.
     """
     denoiser = denoiser_of(pipe)
     if ROUTER in vars(denoiser):
         raise UnsupportedModelError("The denoiser is routed: call diff_es.remove_(pipe) first.")
+    if STITCHED in vars(denoiser):
+        raise UnsupportedModelError("The denoiser is stitched already: load the pipeline again.")
     for name, module in denoiser.named_modules():
         if getattr(module, "fused_projections", False):
             raise UnsupportedModelError(f"{name} has fused q, k, v: call unfuse_qkv_projections() first.")
