@@ -7,8 +7,9 @@ import io
 import math
 from typing import TYPE_CHECKING
 
-from diff_es.artifacts import write_bytes
+from diff_es.artifacts import slugs, write_bytes
 from diff_es.reproduce.columns import Cell, Column, columns
+from diff_es.reproduce.plots import plots
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,6 +68,8 @@ def _markdown(table: Table, result: TableResult) -> str:
         "Ours with its 95 % interval; the paper's own number, of another model, data set and metric, in brackets.",
         _grid(["row", *(_heading(column) for column in shown)], [_line(row.name, shown, row) for row in result.rows]),
     ]
+    drawn = [plot.title for plot in plots(result)]
+    parts += [f"![{title}](figures/plot-{slug}.png)" for title, slug in zip(drawn, slugs(drawn), strict=True)]
     if result.memory:
         parts += ["## Memory", _memory(result)]
     if result.claims:

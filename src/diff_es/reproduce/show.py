@@ -6,16 +6,14 @@ from typing import TYPE_CHECKING
 
 from diff_es.report import (
     Claim,
-    Plot,
-    PlotPoint,
     Provenance,
-    Series,
     TableColumn,
     TableReport,
     TableRow,
     Value,
 )
 from diff_es.reproduce.columns import columns
+from diff_es.reproduce.plots import plots
 from diff_es.run.measure import DENSE
 from diff_es.run.show import fitness_points, gallery, licences
 
@@ -48,7 +46,7 @@ def table_report(table: Table, scale: Scale, result: TableResult, workspace: Wor
         protocol=result.protocol,
         environment=result.environment,
         claims=tuple(_claim(claim, shown) for claim in result.claims),
-        plots=tuple(_plot(result, column) for column in shown if column.key in {"ssim", table_metric(shown)}),
+        plots=plots(result),
         schedules={name: workspace.schedule(recipe) for name, recipe in recipes.items()},
         history={
             name: fitness_points(workspace.session(recipe).search(recipe.search.allocation))
@@ -64,11 +62,6 @@ def table_report(table: Table, scale: Scale, result: TableResult, workspace: Wor
             licences=licences(first.model, first.search.metric),
         ),
     )
-
-
-def table_metric(shown: list[Column]) -> str:
-    """Key of the column that stands for FID."""
-    return next((column.key for column in shown if column.paper == "FID"), "")
 
 
 def _row(row: RowResult, shown: list[Column]) -> TableRow:
@@ -94,21 +87,4 @@ def _claim(claim: ClaimResult, shown: list[Column]) -> Claim:
         paper=claim.paper,
         paper_metric=claim.paper_metric if claim.paper else "",
         examination=claim.examination,
-    )
-
-
-def _plot(result: TableResult, column: Column) -> Plot:
-    direction = "higher is better" if column.higher_is_better else "lower is better"
-    points = []
-    for row in result.rows:
-        cell = column.cell(row)
-        if row.name != DENSE and cell.ours is not None:
-            points.append(PlotPoint(row.name, cell.ours, cell.interval))
-    return Plot(
-        title=column.title,
-        x_label="",
-        y_label=f"{column.title} ({direction})",
-        series=(Series("here", tuple(points)),),
-        kind="bars",
-        caption="Lines are 95 % intervals over searches and images.",
     )
