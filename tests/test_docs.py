@@ -242,7 +242,8 @@ def test_some_commands_are_shown() -> None:
 
 def every_command() -> list[list[str]]:
     """The words of each command, those of groups included."""
-    found, waiting = [], [([], get_command(app))]
+    found: list[list[str]] = []
+    waiting: list[tuple[list[str], Any]] = [([], get_command(app))]
     while waiting:
         words, command = waiting.pop()
         below: dict[str, Any] = getattr(command, "commands", {})
