@@ -56,9 +56,19 @@ def reports(tmp_path_factory: pytest.TempPathFactory, content: ReportContent, ta
     return {"run": write_report(folder / "run", content), "table": write_report(folder / "table", table_content)}
 
 
-@pytest.fixture(params=["run", "table"])
-def report(request: pytest.FixtureRequest, reports: dict[str, Path]) -> Path:
-    return reports[request.param]
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Look at the reports made here, or at those that `--report` names."""
+    if "report" in metafunc.fixturenames:
+        given = metafunc.config.getoption("report")
+        metafunc.parametrize("report", given or ["run", "table"], indirect=True)
+
+
+@pytest.fixture
+def report(request: pytest.FixtureRequest) -> Path:
+    if Path(request.param).is_file():
+        return Path(request.param).resolve()
+    made: dict[str, Path] = request.getfixturevalue("reports")
+    return made[request.param]
 
 
 @pytest.fixture
