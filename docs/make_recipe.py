@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -47,9 +47,20 @@ _TAIL = """
 - `calibration.data` as a folder: one subfolder per class. Labels follow the sorted names of the subfolders, unless a
   name is a number, which is then the label itself. An npz file holds `images` (uint8, N × height × width × 3) and
   `labels` (integers).
+- `pruning.method`: `obs`, `wanda` and `layerdrop` choose anew in every stage. `magnitude` looks at weights alone, which
+  are the same in every stage. [`obs-diff` and `diff-pruning`](baselines.md) are published methods that make one pruned
+  model for the whole run; a schedule still gives each stage its level of it. `diff-pruning` needs
+  `calibration.source: dataset`.
+- `search.algorithm`: all baselines evaluate as many schedules as the evolution would at most; `uniform` and
+  `three-stage` are rules and evaluate one.
+- `search.seed`: to repeat a search with other random numbers and other probes, but on the same bank and measured on
+  the same images.
 - `search.allocation: uniform` is the paper's method; see [how it works](how-it-works.md#6-allocation).
 - `search.metric`: your own metric can be named here when the run is started [from
   Python](python-api.md#your-own-metric), after `register_metric`.
+- `evaluation.images`: few images make a Fréchet distance large and its interval wide; schedules are compared on the
+  same seeds, so that what they share cancels. `evaluation.latency_batch_sizes`: small batches are where pruning gains
+  least, so measure those that you will use.
 - `evaluation.compare` may be empty (`[]`): the dense model and the recipe's own schedule are always measured.
 """
 
@@ -81,8 +92,14 @@ def _is_section(field: FieldInfo) -> bool:
 
 
 def _type(field: FieldInfo) -> str:
-    bounds = [f"{sign} {getattr(item, name):g}" for item in field.metadata for sign, name in [_SIGNS[type(item)]]]
-    return ", ".join([_words(field.annotation), *bounds])
+    return ", ".join([_words(field.annotation), *map(_bound, field.metadata)])
+
+
+def _bound(item: Any) -> str:
+    if isinstance(item, MinLen):
+        return "not empty" if item.min_length == 1 else f"at least {item.min_length}"
+    sign, name = _SIGNS[type(item)]
+    return f"{sign} {getattr(item, name):g}"
 
 
 def _words(annotation: Any) -> str:
@@ -92,6 +109,8 @@ def _words(annotation: Any) -> str:
         return " or ".join(f"`{value}`" for value in arguments)
     if origin is tuple:
         return f"list of {_words(arguments[0])}"
+    if origin is Annotated:
+        return " ".join([_words(arguments[0]), *map(_bound, arguments[1].metadata)])
     if origin in (Union, UnionType):
         return " or ".join(map(_words, arguments))
     words = {int: "whole number", float: "number", bool: "`true` or `false`", str: "text", type(None): "nothing"}
@@ -104,7 +123,9 @@ def _default(field: FieldInfo) -> str:
     value = field.default
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
-    return f"`[{', '.join(value)}]`" if isinstance(value, tuple) else f"`{value}`"
+    if value is None:
+        return "nothing"
+    return f"`[{', '.join(map(str, value))}]`" if isinstance(value, tuple) else f"`{value}`"
 
 
 if __name__ == "__main__":

@@ -5,22 +5,30 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from diff_es.artifacts import (
     MANIFEST,
     FileEntry,
     check_files,
+    held,
     inside,
     list_files,
+    locked,
     new_folder,
     read_record,
     sha256,
+    slugs,
     write_bytes,
     write_record,
 )
@@ -250,3 +258,83 @@ def test_the_file_is_json_that_people_can_read(tmp_path: Path) -> None:
     assert json.loads(text)["count"] == 3
     assert "σ" in text
     assert text.endswith("}\n")
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from diff_es.artifacts import held
+with held(Path(sys.argv[1])) as mine:
+    print("held" if mine else "busy", flush=True)
+    sys.stdin.read()
+"""
+
+
+def holder(path: Path) -> subprocess.Popen[str]:
+    """Another process that holds a file until it is told to end; returns when it does."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_file_is_held_by_one_process_and_falls_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / ".lock"
+    with held(path) as mine, held(path) as again:
+        assert mine and not again, "the same process cannot have it twice either"
+    with held(path) as mine:
+        assert mine
+    other = holder(path)
+    with held(path) as mine:
+        assert not mine
+    with pytest.raises(InputError, match=f"{path.parent} is in use by another run"), locked(path.parent):
+        pass
+    other.kill()
+    other.wait()
+    with held(path) as mine:
+        assert mine, "the lock of a killed process is no lock"
+
+
+def test_a_held_file_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    other = holder(path)
+    ending = threading.Timer(0.3, other.kill)
+    ending.start()
+    start = time.perf_counter()
+    with held(path, wait=True) as mine:
+        assert mine and time.perf_counter() - start > 0.25
+    ending.join()
+    other.wait()
+
+
+def test_a_lock_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ArtifactError, match="Cannot write"), held(tmp_path / "file" / ".lock"):
+        pass
+
+
+def test_slugs_are_distinct_file_names_in_order() -> None:
+    given = ["searched, sensitivity", "dense", "Dense", "…", "", "../../etc", "OBS 50 %", "dense-2", "x" * 200]
+    made = slugs(given)
+    assert made == [
+        "searched-sensitivity",
+        "dense",
+        "dense-2",
+        "unnamed",
+        "unnamed-2",
+        "etc",
+        "obs-50",
+        "dense-2-2",
+        "x" * 60,
+    ]
+    assert slugs(iter(given)) == made and slugs([]) == []
+
+
+@given(st.lists(st.text()))
+def test_any_names_make_slugs(names: list[str]) -> None:
+    made = slugs(names)
+    assert len(set(made)) == len(names)
+    for slug in made:
+        assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", slug), slug
+        assert len(slug) < 80

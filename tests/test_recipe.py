@@ -14,10 +14,13 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from diff_es import recipe as recipe_module
+from diff_es.baselines import algorithms
 from diff_es.errors import InputError
-from diff_es.recipe import Comparison, Recipe
+from diff_es.pruning import pruners
+from diff_es.recipe import Comparison, Recipe, shipped
 
-SHIPPED = sorted((Path(recipe_module.__file__).parent / "recipes").glob("*.yaml"))
+RECIPES = Path(recipe_module.__file__).parent / "recipes"
+SHIPPED = sorted([*RECIPES.glob("*.yaml"), *RECIPES.glob("paper/*.yaml")])
 COUNTS = st.integers(1, 10**6)
 
 
@@ -57,12 +60,21 @@ recipes = st.fixed_dictionaries(
             {}, optional={"method": st.text(), "levels": COUNTS, "damping": st.floats(0, 1, exclude_min=True)}
         ),
         "search": st.fixed_dictionaries(
-            {}, optional={"sparsity": st.floats(0, 1), "generations": st.integers(0, 10**6), "metric": st.text()}
+            {},
+            optional={
+                "algorithm": st.text(),
+                "seed": st.none() | st.integers(0, 2**63),
+                "sparsity": st.floats(0, 1),
+                "generations": st.integers(0, 10**6),
+                "metric": st.text(),
+            },
         ),
         "evaluation": st.fixed_dictionaries(
             {},
             optional={
                 "compare": st.lists(st.sampled_from(get_args(Comparison)), unique=True),
+                "images": st.integers(4, 10**6),
+                "latency_batch_sizes": st.lists(COUNTS, min_size=1, max_size=5),
                 "latency_repeats": COUNTS,
             },
         ),
@@ -86,11 +98,12 @@ def test_what_is_written_reads_back_equal(content: dict[str, Any]) -> None:
             assert got == value
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_shipped_recipes_read_and_hold_no_default_by_mistake(path: Path) -> None:
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.relative_to(RECIPES).as_posix())
+def test_shipped_recipes_read_and_name_what_there_is(path: Path) -> None:
     recipe = Recipe.read(path)
-    assert recipe.model.startswith("zoo:")
+    assert recipe.model.startswith("zoo:") or path.parent.name == "paper"
     assert read(recipe.dump()) == recipe
+    assert recipe.pruning.method in pruners and recipe.search.algorithm in algorithms
 
 
 def test_there_is_a_shipped_recipe() -> None:
@@ -106,6 +119,13 @@ def test_every_key_is_described_and_dumped() -> None:
         assert list(content) == list(model.model_fields), "in the order of the definition"
         leaves = [field for name, field in model.model_fields.items() if (*path, name) not in sections()]
         assert all(field.description for field in leaves)
+
+
+def test_the_keys_of_older_recipes_are_answered_with_their_successors() -> None:
+    with pytest.raises(InputError) as caught:
+        read("model: m\nevaluation: {probes: 16, latency_batch_size: 8}")
+    assert "evaluation.probes: unknown key" in str(caught.value)
+    assert "evaluation.latency_batch_size: unknown key; did you mean 'latency_batch_sizes'?" in str(caught.value)
 
 
 def test_a_recipe_without_sections_has_the_papers_search() -> None:
@@ -160,6 +180,13 @@ def test_every_problem_is_listed() -> None:
         "sampler: {guidance_scale: .inf}",
         "evaluation: {compare: uniform}",
         "evaluation: {compare: [unifrom]}",
+        "evaluation: {images: 3}",
+        "evaluation: {latency_batch_sizes: []}",
+        "evaluation: {latency_batch_sizes: [0]}",
+        "evaluation: {latency_batch_sizes: 8}",
+        "search: {seed: -1}",
+        "search: {seed: 0.0}",
+        "search: {algorithm: 3}",
         "dtype: float64",
         "1: 2",
         "2020-01-01: x",
@@ -261,6 +288,44 @@ def test_sections_are_values() -> None:
         Recipe(model="m").stages = 3  # type: ignore[misc]
     assert Recipe(model="m") == Recipe(model="m") != Recipe(model="m", seed=1)
     assert math.isclose(Recipe(model="m").search.sparsity, 0.5)
+
+
+def test_changes_are_merged_section_by_section() -> None:
+    recipe = Recipe.parse({"model": "m", "stages": 5, "search": {"probes": 3, "sparsity": 0.25}})
+    changed = recipe.changed({"stages": 7, "search": {"probes": 8}, "evaluation": {"compare": []}})
+    assert changed == Recipe.parse(
+        {"model": "m", "stages": 7, "search": {"probes": 8, "sparsity": 0.25}, "evaluation": {"compare": []}}
+    )
+    assert (recipe.stages, recipe.search.probes) == (5, 3), "the recipe itself stays"
+    assert recipe.changed({}) == recipe
+    assert changed.changed({"search": {"seed": 4}}).changed({"search": {"seed": None}}) == changed
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"stagse": 4}, "stagse: unknown key; did you mean 'stages'"),
+        ({"search": {"prboes": 4}}, r"search\.prboes: unknown key; did you mean 'probes'"),
+        ({"serach": {"probes": 4}}, "serach: unknown key; did you mean 'search'"),
+        ({"search": {"probes": 0}}, r"search\.probes=0"),
+        ({"search": 4}, "search=4"),
+        ({"search": None}, "search=None"),
+        ({"stages": {"search": 4}}, r"stages=\{'search': 4\}"),
+        ({"model": None}, "model=None"),
+    ],
+    ids=str,
+)
+def test_impossible_changes_are_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        Recipe(model="m").changed(changes)
+
+
+def test_shipped_recipes_are_found_by_name() -> None:
+    assert shipped("demo") in SHIPPED and not shipped("no-such").exists()
+    for path in SHIPPED:
+        assert shipped(path.relative_to(RECIPES).with_suffix("").as_posix()) == path
+    with pytest.raises(InputError, match=r"no such file; .* a shipped one: .*demo.*paper/dit-obs"):
+        Recipe.read(Path("nowhere.yaml"))
 
 
 def test_a_comparison_named_twice_is_refused() -> None:

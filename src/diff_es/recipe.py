@@ -50,7 +50,9 @@ class CalibrationSection(_Section):
 class PruningSection(_Section):
     """What is removed, and in how many levels."""
 
-    method: str = Field("obs", description="obs, wanda, magnitude or layerdrop")
+    method: str = Field(
+        "obs", description="obs, wanda, magnitude or layerdrop; or one model for all stages: obs-diff or diff-pruning"
+    )
     levels: Positive = Field(16, description="H: level l removes l/H of the groups of a layer")
     damping: float = Field(0.01, gt=0, le=1, description="OBS: share of the mean diagonal added to the Hessian")
     intercept: bool = Field(False, description="OBS: let the bias take part in the least squares")
@@ -146,7 +148,10 @@ class Recipe(_Section):
         """
         content = self.model_dump(mode="json")
         for key, value in changes.items():
-            content[key] = {**content[key], **value} if isinstance(value, Mapping) and key in content else value
+            section = content.get(key)
+            if isinstance(value, Mapping) and isinstance(section, Mapping):
+                value = {**section, **value}  # noqa: PLW2901 (one of two ways to replace it)
+            content[key] = value
         return Recipe.parse(content)
 
     def dump(self) -> str:

@@ -57,17 +57,17 @@ def diff_es(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize(
-    "command",
-    [(), ("run",), ("inspect",), ("generate",), ("verify",), ("env",), ("zoo",), ("zoo", "list"), ("zoo", "train")],
-    ids=" ".join,
-)
+NAMES = ("run", "inspect", "generate", "evaluate", "bench", "verify", "reproduce", "env", "zoo")
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in NAMES), ("zoo", "list"), ("zoo", "train")], ids=" ".join)
 def test_help(diff_es: Command, command: tuple[str, ...]) -> None:
     answer = diff_es(*command, "--help")
     assert answer.code == 0 and not answer.err
     assert f"Usage: diff-es {' '.join(command)}".strip() in answer.out
     if not command:
-        for name in ("run", "inspect", "generate", "verify", "env", "zoo"):
+        assert {info.name or info.callback.__name__ for info in cli.app.registered_commands} == {*NAMES} - {"zoo"}
+        for name in NAMES:
             assert f" {name} " in answer.out
 
 
@@ -85,6 +85,9 @@ def test_help_does_not_wait_for_torch() -> None:
         ("run", "demo"),
         ("run", "demo", "-o", "x", "--no-such"),
         ("generate", "x", "--count", "0"),
+        ("bench", "x", "--repeats", "0"),
+        ("evaluate", "x", "-o", "x"),
+        ("reproduce",),
     ],
     ids=" ".join,
 )
@@ -157,6 +160,18 @@ def test_generate_is_seeded_by_image(diff_es: Command, finished: Finished, tmp_p
     assert max(differences) <= 1
 
 
+def test_bench_measures_dense_and_pruned(diff_es: Command, finished: Finished) -> None:
+    artefact = finished.folder / "pruned"
+    sizes = ("--batch-size", 2, "--batch-size", 1)
+    seen = diff_es("bench", artefact, *sizes, "--repeats", 1, "--json").json
+    costs = finished.result.evaluation.schedules[-1].cost
+    assert (seen["pruned"]["macs"], seen["dense"]["macs_ratio"]) == (costs.macs, 1)
+    timed = [(entry["batch_size"], entry["scope"]) for entry in seen["pruned"]["latency"]]
+    assert timed == [(2, "denoiser"), (2, "pipeline"), (1, "denoiser"), (1, "pipeline")]
+    answer = diff_es("bench", artefact, *sizes, "--repeats", 1)
+    assert answer.code == 0 and "dense" in answer.out and "pruned" in answer.out
+
+
 def test_verify(diff_es: Command, finished: Finished, tmp_path: Path) -> None:
     folder = finished.copy(tmp_path / "run")
     answer = diff_es("verify", folder, "--json")
@@ -196,6 +211,10 @@ def test_zoo_list(diff_es: Command) -> None:
         (("verify", "/nowhere"), ["/nowhere", "manifest.json"]),
         (("generate", "/nowhere/pruned"), ["/nowhere/pruned", "manifest.json"]),
         (("zoo", "train", "fashion-x", "-o", "x"), ["fashion-x", "fashion-dit"]),
+        (("bench", "/nowhere/pruned"), ["/nowhere/pruned", "manifest.json"]),
+        (("evaluate", "zoo:fashion-dit", "--protocol", "fahsion", "-o", "x"), ["fahsion", "did you mean 'fashion'"]),
+        (("reproduce", "table12"), ["table12", "did you mean 'table1"]),
+        (("reproduce", "table1", "--scale", "large"), ["large", "small"]),
     ],
 )
 def test_bad_input_is_one_message_and_exit_code_1(

@@ -111,6 +111,15 @@ def test_without_a_judge_there_is_only_fidelity(scores: ImageScores) -> None:
     assert quality.values["ssim"] == pytest.approx(float(scores.fidelity["ssim"].mean()))
 
 
+def test_without_a_dense_model_there_is_only_what_the_judge_says(scores: ImageScores, quality: Quality) -> None:
+    alone = assess(ImageScores({}, scores.agrees, scores.judged), judge_of())
+    kept = {name: value for name, value in quality.values.items() if name not in {"ssim", "latent_mse"}}
+    assert alone.values == kept
+    assert alone.replicates == {name: quality.replicates[name] for name in alone.replicates}
+    unlabelled = assess(ImageScores({}, None, scores.judged), judge_of())
+    assert set(unlabelled.values) == set(kept) - {"label_agreement"}
+
+
 @pytest.mark.parametrize(("columns", "drawn"), [(12, True), (513, False)])
 def test_wide_features_have_no_distance_replicates(columns: int, drawn: bool) -> None:
     quality = assess(scores_of(columns), judge_of(columns))

@@ -16,6 +16,7 @@ import pytest
 from diff_es.errors import ArtifactError, InputError
 from diff_es.schedule import Levels
 from diff_es.search import Candidate, EvolutionConfig, Journal, JournalEntry, JournalHeader, Outcome, search_schedule
+from diff_es.search.journal import read_entries
 
 from .spaces import space_of
 
@@ -68,6 +69,47 @@ def test_entries_come_back_as_they_were_written(tmp_path: Path) -> None:
         assert [one.key for one in journal.entries()] == [one.key for one in entries]
         assert [repr(fitness) for fitness in journal.known().values()] == [repr(value) for value in values]
         assert journal.entries()[0] == entries[0]
+
+
+def test_entries_are_read_without_holding_the_journal(written: Path, tmp_path: Path) -> None:
+    """Also while the search goes on, which holds it."""
+    with Journal(written, HEADER) as journal:
+        assert [repr(one) for one in read_entries(written)] == [repr(one) for one in journal.entries()]  # NaN ≠ NaN
+    whole = written.read_bytes()
+    path = tmp_path / "journal.jsonl"
+    with Journal(path, HEADER) as growing:
+        assert read_entries(path) == []
+        growing.append(entry((1, 2, 3, 4), 0.5))
+        assert read_entries(path) == [entry((1, 2, 3, 4), 0.5)]
+    assert written.read_bytes() == whole, "reading changes nothing"
+
+
+def test_a_torn_tail_is_left_out_of_what_is_read(written: Path, tmp_path: Path) -> None:
+    content, entries = written.read_bytes(), read_entries(written)
+    starts = [0, *(i + 1 for i, byte in enumerate(content) if byte == ord("\n"))]
+    path = tmp_path / "journal.jsonl"
+    for cut in {*range(starts[3], starts[4] + 1), *range(0, starts[1], 7), *starts}:
+        path.write_bytes(content[:cut])
+        lines = max(sum(start <= cut for start in starts[1:]) - 1, 0)
+        assert [one.key for one in read_entries(path)] == [one.key for one in entries[:lines]]
+        assert path.stat().st_size == cut, "nothing is cut off: the search that writes it may be alive"
+
+
+@pytest.mark.parametrize("line", [0, 1, 4])
+def test_damage_before_the_tail_is_named(written: Path, tmp_path: Path, line: int) -> None:
+    lines = written.read_bytes().splitlines(keepends=True)
+    path = tmp_path / "journal.jsonl"
+    for at in (1, len(lines[line]) // 2, len(lines[line]) - 1):
+        damaged = bytearray(lines[line])
+        damaged[at] ^= 1
+        path.write_bytes(b"".join([*lines[:line], damaged, *lines[line + 1 :]]))
+        with pytest.raises(ArtifactError, match=r"journal\.jsonl is damaged \(a checksum differs\)"):
+            read_entries(path)
+
+
+def test_a_missing_journal_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"Cannot read .*nowhere\.jsonl"):
+        read_entries(tmp_path / "nowhere.jsonl")
 
 
 def test_every_line_is_plain_json(written: Path) -> None:
