@@ -6,9 +6,11 @@ that network ("classifier_frechet"), because values on different features cannot
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import torch
 
 from diff_es.metrics import Gaussian, frechet_between, gaussian, inception_score, precision_recall
 
@@ -27,6 +29,11 @@ class Judged:
 
     features: Tensor
     logits: Tensor
+
+    @classmethod
+    def join(cls, parts: Sequence[Judged]) -> Judged:
+        """Put consecutive images together."""
+        return cls(torch.cat([part.features for part in parts]), torch.cat([part.logits for part in parts]))
 
     def take(self, rows: Tensor) -> Judged:
         """Return some of the images."""

@@ -14,7 +14,7 @@ from diff_es.metrics import metrics
 from diff_es.progress import track
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
@@ -53,6 +53,17 @@ class ImageScores:
     fidelity: Mapping[str, Tensor]
     agrees: Tensor | None = None
     judged: Judged | None = None
+
+    @classmethod
+    def join(cls, parts: Sequence[ImageScores]) -> ImageScores:
+        """Put the scores of consecutive images together; all parts hold the same kinds of scores."""
+        agrees = [part.agrees for part in parts if part.agrees is not None]
+        judged = [part.judged for part in parts if part.judged is not None]
+        return cls(
+            {name: torch.cat([part.fidelity[name] for part in parts]) for name in parts[0].fidelity},
+            torch.cat(agrees) if agrees else None,
+            Judged.join(judged) if judged else None,
+        )
 
     @property
     def count(self) -> int:

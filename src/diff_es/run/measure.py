@@ -178,17 +178,24 @@ class Bench:
         return {"images": pixels.permute(0, 2, 3, 1).contiguous(), "latents": latents}
 
     def _scores(self, own: StoredSamples, dense: StoredSamples, requests: Requests) -> ImageScores:
-        mine, theirs = ({name: side.tensor(name) for name in ("images", "latents")} for side in (own, dense))
-        broken = ~mine["latents"].isfinite().flatten(1).all(dim=1)
+        """Compare and judge file by file: 50,000 images of 256 × 256 would not fit in memory as floats."""
+        mine, theirs = (zip(side.batches("images"), side.batches("latents"), strict=True) for side in (own, dense))
+        parts = zip(mine, theirs, requests.batches(_CHUNK), strict=True)
+        return ImageScores.join([self._part(*a, *b, torch.tensor(batch.labels)) for a, b, batch in parts])
+
+    def _part(
+        self, images: Tensor, latents: Tensor, dense_images: Tensor, dense_latents: Tensor, labels: Tensor
+    ) -> ImageScores:
+        broken = ~latents.isfinite().flatten(1).all(dim=1)
+        mine, theirs = {"images": images, "latents": latents}, {"images": dense_images, "latents": dense_latents}
         values = {
             name: scores.masked_fill(broken, torch.nan) for name, scores in fidelity(mine, theirs, FIDELITY).items()
         }
         if self.judge is None:
             return ImageScores(values)
-        judged = self.judge.look(mine["images"])
+        judged = self.judge.look(images)
         judged.features[broken], judged.logits[broken] = torch.nan, torch.nan
-        agrees = agreement(judged, torch.tensor(requests.labels)) if self.judge.knows_labels else None
-        return ImageScores(values, agrees, judged)
+        return ImageScores(values, agreement(judged, labels) if self.judge.knows_labels else None, judged)
 
 
 def evaluate(session: Session, bench: Bench, contestants: tuple[Contestant, ...]) -> Evaluation:
