@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
-from diff_es.calibration import record_calls
-from diff_es.denoisers import count_macs, denoiser_of
-from diff_es.evaluation import describe_speedup, measure_latency, speedup
+from diff_es.denoisers import denoiser_of
+from diff_es.evaluation import Cost, describe_speedup, speedup
 from diff_es.recipe import Recipe
 from diff_es.routing import Router, install_, remove_
 from diff_es.run import Session
-from diff_es.sampling import Requests, class_labels, sample
+from diff_es.run.measure import DENSE, Bench, Contestant
 from results import add_output_option, finish
 
 
@@ -27,65 +28,54 @@ def main() -> None:
     add_output_option(parser)
     arguments = parser.parse_args()
     session = Session(Recipe.read(arguments.run / "recipe.yaml"), arguments.run)
-    uniform = session.bank.uniform_allocation().resolve(session.space.uniform())
-    schedules = {"uniform": uniform, "searched": session.schedule(session.recipe.search.allocation)}
-    denoiser = denoiser_of(session.pipe)
-    routers = {name: Router(denoiser, session.bank) for name in schedules}
-    for name, router in routers.items():
-        router.set_schedule(schedules[name])
-    rows = [measure(session, routers, size, arguments.repeats) for size in arguments.batch_sizes]
-    macs = {name: macs_ratio(session, router) for name, router in routers.items()}
-    numbers = {"benchmark": "inference", "macs_ratio": macs, "rows": rows}
-    finish(numbers | {"stage_switch_ms": switch_ms(routers["uniform"])}, arguments.json)
+    entries = contestants(session)
+    plans = {entry.name: session.plan for entry in entries}
+    bench = Bench(session.pipe, session.sampler, None)
+    costs = bench.costs(entries, plans, tuple(arguments.batch_sizes), arguments.repeats, scopes=("pipeline",))
+    macs = {name: cost.macs_ratio for name, cost in costs.items() if name != DENSE}
+    numbers = {"benchmark": "inference", "macs_ratio": macs, "rows": [row(costs, n) for n in arguments.batch_sizes]}
+    finish(numbers | {"stage_switch_ms": switch_ms(session)}, arguments.json)
 
 
-def measure(session: Session, routers: dict[str, Router], size: int, repeats: int) -> dict[str, object]:
-    """Time the whole pipeline, dense and routed, alternating."""
-    requests = Requests.cycle(class_labels(session.pipe), size, 0)
+def contestants(session: Session) -> tuple[Contestant, ...]:
+    """The dense model, uniform levels, and what the run's search has found."""
+    searched = session.schedule(session.recipe.search.allocation)
+    return (
+        Contestant(DENSE, ""),
+        Contestant("uniform", "", uniform(session), session.bank),
+        Contestant("searched", "", searched, session.bank),
+    )
 
-    def dense() -> None:
-        sample(session.pipe, requests, session.sampler)
 
-    def routed(router: Router) -> None:
-        install_(denoiser_of(session.pipe), router)
-        try:
-            dense()
-        finally:
-            remove_(session.pipe)
+def uniform(session: Session) -> Any:
+    """The same level in every stage and layer."""
+    return session.bank.uniform_allocation().resolve(session.space.uniform())
 
-    sides = {"dense": dense} | {name: lambda router=router: routed(router) for name, router in routers.items()}
-    times = measure_latency(sides, repeats=repeats)
-    row: dict[str, object] = {"batch_size": size}
+
+def row(costs: dict[str, Cost], size: int) -> dict[str, object]:
+    """Times of whole pipeline calls at one batch size."""
+    times = {name: cost.latency_of(size) for name, cost in costs.items()}
+    values: dict[str, object] = {"batch_size": size}
     for name, record in times.items():
-        row[name] = {"median_ms": record.median_ms, "p10_ms": record.p10_ms, "p90_ms": record.p90_ms}
-        if name != "dense":
-            gain = speedup(times["dense"], record)
-            row[f"{name}_speedup"] = gain
-            row[f"{name}_in_words"] = describe_speedup(gain)
-    return row
-
-
-def macs_ratio(session: Session, router: Router) -> float:
-    """Multiply-adds of all denoiser calls of one image, routed over dense."""
-    denoiser = denoiser_of(session.pipe)
-    calls = [call for _, call in record_calls(session.pipe, Requests((0,), (0,)), session.sampler)]
-    dense = sum(count_macs(denoiser, call) for call in calls)
-    install_(denoiser, router)
-    try:
-        return sum(count_macs(denoiser, call) for call in calls) / dense
-    finally:
-        remove_(session.pipe)
+        values[name] = {key: value for key, value in asdict(record).items() if key.endswith("_ms")}
+        if name != DENSE:
+            gain = speedup(times[DENSE], record)
+            values |= {f"{name}_speedup": gain, f"{name}_in_words": describe_speedup(gain)}
+    return values
 
 
 @torch.no_grad()
-def switch_ms(router: Router, repeats: int = 200) -> float:
+def switch_ms(session: Session, repeats: int = 200) -> float:
     """Median time of pointing the denoiser at another stage."""
+    router = Router(denoiser_of(session.pipe), session.bank)
+    router.set_schedule(uniform(session))
+    install_(denoiser_of(session.pipe), router)
     times = []
     for turn in range(repeats):
         start = time.perf_counter()
         router.point_at(turn % router.source.plan.num_stages)
         times.append((time.perf_counter() - start) * 1e3)
-    router.point_at(None)
+    remove_(session.pipe)
     return median(times)
 
 

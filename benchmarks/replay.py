@@ -64,7 +64,10 @@ def fitness_without_replay(session: Session) -> TrajectoryFitness:
 def saved(session: Session, generations: int, path: Path) -> dict[str, float]:
     """Run a search with the paper's defaults and count denoiser calls."""
     config = EvolutionConfig(generations=generations, max_mutation=session.recipe.search.max_mutation)
-    with Journal(path, JournalHeader("replay benchmark", session.space, config)) as journal:
+    # Counts of another bank or other probes must not be taken for this run's.
+    shards = [file.sha256 for file in session.bank.info.files]
+    behind = f"replay benchmark, {session.search_probes()}, {session.sampler}, bank {' '.join(shards)}"
+    with Journal(path, JournalHeader(behind, session.space, config)) as journal:
         search_schedule(session.fitness("uniform"), session.space, config, journal)
         outcomes = [entry.outcome for entry in journal.entries()]
     run = sum(outcome.denoiser_calls for outcome in outcomes)

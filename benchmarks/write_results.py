@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from results import ROOT
@@ -12,23 +13,24 @@ FOLDER = ROOT / "docs" / "results"
 INTRODUCTION = """# Results
 
 Every number on this page comes from a JSON file in this folder, which also holds the command, the commit, the date,
-the library versions and the machine. `python benchmarks/write_results.py` writes the page from the files. All models
-here are the small ones that ship with Diff-ES; nothing on this page was measured on a GPU.
+the library versions and the machine. `python benchmarks/write_results.py` writes the page from the files. The models
+are the small ones that ship with Diff-ES, unless a section says otherwise; nothing on this page was measured on a GPU.
 """
 
 
 def main() -> None:
     sections = [
         INTRODUCTION,
+        paper_tables(),
         zoo_quality(),
-        comparison(),
         inference(),
+        dit_xl_macs(),
         toy_landscapes(),
         obs_solver(),
         closed_form(),
         replay(),
     ]
-    (FOLDER / "README.md").write_text("\n".join(sections))
+    (FOLDER / "README.md").write_text("\n".join(filter(None, sections)), encoding="utf-8")
 
 
 def read(name: str) -> dict[str, Any]:
@@ -64,59 +66,40 @@ def zoo_quality() -> str:
     )
 
 
-def comparison() -> str:
-    record = read("comparison")
+def paper_tables() -> str:
+    """Links to the tables that `diff-es reproduce` made and `keep_tables.py` kept; empty before that."""
+    pages = sorted((FOLDER / "tables").glob("*/table.md"))
+    if not pages:
+        return ""
+    links = [f"- [{_title(page)}](tables/{page.parent.name}/table.md)\n" for page in pages]
+    return "\n## The paper's tables, made again\n\nBy `diff-es reproduce`, on the shipped model.\n\n" + "".join(links)
+
+
+def _title(page: Path) -> str:
+    return page.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+
+
+def dit_xl_macs() -> str:
+    record = read("dit_xl_macs")
     rows = [
         [
-            row["name"] if row["seed"] is None else f"{row['name']}, seed {row['seed']}",
-            f"{row['ssim']:.4f}",
-            f"{row['latent_mse']:.4f}",
-            f"{row['classifier_frechet']:.2f}",
-            f"{row['label_agreement']:.1%}",
-            f"{row['macs_ratio']:.2%}",
-            "" if row["levels"] is None else " ".join(map(str, row["levels"])),
+            row["method"],
+            f"{row['sparsity_percent']:g} %",
+            f"{row['paper_macs'] / 1e12:.2f} T",
+            f"{row['paper_share_of_its_dense']:.1%}",
+            f"{row['macs_left_by_that_sparsity'] / 1e12:.2f} T",
+            f"{row['share_left_by_that_sparsity']:.1%}",
         ]
         for row in record["rows"]
     ]
-    averages = [
-        [name, *(f"{mean[key]:.4f}" for key in ("ssim", "latent_mse")), f"{mean['classifier_frechet']:.2f}"]
-        for name, mean in record["means"].items()
-    ]
-    section = record["recipe"]
+    headings = ["method", "sparsity", "paper's MACs", "of its dense", "MACs left by that sparsity", "of dense"]
     return (
-        "\n## Four ways to spend the same budget\n\n"
-        f"OBS, {section['stages']} stages, {section['sampler']['steps']} DDIM steps, "
-        f"{section['search']['sparsity']:.0%} of the prunable groups removed; SSIM and latent MSE to dense on "
-        f"{section['evaluation']['probes']} probes that no search saw, the Fréchet distance and label agreement on "
-        f"{section['evaluation']['images']} images. Each search: {section['search']['generations']} generations, "
-        f"{section['search']['probes']} probes of its own. *Uniform stages, sensitivity* is the sensitivity "
-        "allocation without any search.\n\n"
-        + table(["schedule", "SSIM", "latent MSE", "Fréchet", "label agreement", "MACs", "stage levels"], rows)
-        + "\nMeans over seeds:\n\n"
-        + table(["schedule", "SSIM", "latent MSE", "Fréchet"], averages)
-        + "\n"
-        + observations(record)
-        + origin(record)
-    )
-
-
-def observations(record: dict[str, Any]) -> str:
-    """What the table does and does not show, recomputed from its rows."""
-    by_name: dict[str, list[dict[str, Any]]] = {}
-    for row in record["rows"]:
-        by_name.setdefault(row["name"], []).append(row)
-    hand = by_name["three-stage"][0]
-    worse = {
-        name: sum(row["ssim"] < hand["ssim"] for row in by_name[name])
-        for name in ("searched, uniform", "searched, sensitivity")
-    }
-    spread = [row["classifier_frechet"] for row in record["rows"] if row["seed"] is not None]
-    return (
-        "By SSIM the hand-made three-stage schedule is better than "
-        f"{worse['searched, uniform']} of {len(by_name['searched, uniform'])} searches with uniform allocation and "
-        f"than {worse['searched, sensitivity']} of {len(by_name['searched, sensitivity'])} with the other. "
-        f"The Fréchet distances tell nothing apart here: search seeds alone spread them from {min(spread):.2f} to "
-        f"{max(spread):.2f}, and the dense model has {by_name['dense'][0]['classifier_frechet']:.2f}.\n"
+        "\n## The MACs of DiT-XL/2\n\n"
+        f"Of an image of 256 × 256 in {record['steps']} steps, counted on a model of that size with random weights, "
+        f"one multiplication and addition each: {record['macs_without_guidance'] / 1e12:.3f} T without guidance (the "
+        f"paper: {record['paper_macs'] / 1e12:.2f} T) and {record['macs_with_guidance'] / 1e12:.3f} T with the two "
+        "passes a step that guidance takes. The last two columns are what remains when exactly that share of the "
+        "prunable MACs is removed.\n\n" + table(headings, rows) + origin(record)
     )
 
 
