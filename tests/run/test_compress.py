@@ -23,6 +23,7 @@ from diff_es.pruning import pruners
 from diff_es.recipe import Recipe
 from diff_es.routing import routed
 from diff_es.run import Session, compress, estimate, load_pipeline
+from diff_es.run.judges import known_judge
 from diff_es.run.measure import Bench, Contestant, evaluate
 from diff_es.run.models import image_size, load_images
 from diff_es.sampling import Requests, class_labels, sample
@@ -241,6 +242,21 @@ def test_latency_is_measured_with_the_batches_that_the_recipe_names(finished: Fi
     assert timed == [(5, "denoiser"), (5, "pipeline"), (1, "denoiser"), (1, "pipeline")]
 
 
+def test_a_run_of_a_shipped_model_is_judged_by_the_shipped_classifier(finished: Finished, tmp_path: Path) -> None:
+    """Here it looks at the noise of a random model."""
+    recipe = tiny_recipe(finished.model, evaluation={"latency_batch_sizes": [1], "latency_repeats": 1})
+    session, judge = Session(recipe, tmp_path), known_judge("zoo:fashion-dit")
+    assert judge is not None
+    measured = evaluate(session, Bench(session.pipe, session.sampler, judge), (Contestant("dense", ""),))
+    assert measured.protocol.name == "fidelity and fashion-classifier"
+    assert "Fashion-MNIST classifier" in measured.protocol.text and "neither FID" in measured.protocol.text
+    values = {own.metric: own for own in measured.dense.quality}
+    assert list(values) == ["ssim", "latent_mse", "label_agreement", *judge.names]
+    assert values["ssim"].value == pytest.approx(1, abs=1e-6) and 0 <= values["label_agreement"].value <= 1
+    assert values["classifier_frechet"].value > 10, "noise is far from clothes"
+    assert values["classifier_frechet"].weights == judge.weights
+
+
 def test_a_recipe_that_cannot_be_carried_out_leaves_no_folder(model: Path, tmp_path: Path) -> None:
     wrong: list[dict[str, Any]] = [
         {"pruning": {"method": "obss"}},
@@ -277,4 +293,5 @@ def test_every_measurement_names_its_seeds(finished: Finished) -> None:
             assert number["samples"] == {"count": 4, "first_seed": session.evaluation_images().seeds[0]}
             assert number["sampling"] == {"num_inference_steps": 6, "guidance_scale": 4.0}
     assert content["protocol"]["model"] == str(finished.model)
+    assert content["protocol"]["name"] == "fidelity" and "classifier" not in content["protocol"]["text"]
     assert replace(session.sampler, guidance_scale=1.0).guided is False and session.sampler.guided

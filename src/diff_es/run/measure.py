@@ -35,8 +35,8 @@ from diff_es.evaluation import (
     routing_contender,
     stored,
 )
+from diff_es.evaluation.classifier import NAMES
 from diff_es.fitness import run
-from diff_es.run.judges import known_judge
 from diff_es.sampling import Requests, SamplerConfig
 from diff_es.schedule import PruningSchedule
 
@@ -221,7 +221,7 @@ def evaluate(session: Session, bench: Bench, contestants: tuple[Contestant, ...]
         )
         for entry in contestants
     )
-    return Evaluation(rows, _protocol(session), environment(session.device))
+    return Evaluation(rows, _protocol(session, bench.judge), environment(session.device))
 
 
 def evaluation_samples(session: Session, bench: Bench, contestants: tuple[Contestant, ...]) -> dict[str, StoredSamples]:
@@ -250,8 +250,8 @@ _COST_TEXT = (
 )
 
 
-def _protocol(session: Session) -> Protocol:
-    known = known_judge(session.recipe.model) is not None
+def _protocol(session: Session, judge: Judge | None) -> Protocol:
+    known = judge is not None and judge.names == NAMES
     return Protocol(
         name="fidelity and fashion-classifier" if known else "fidelity",
         model=session.recipe.model,
