@@ -118,7 +118,7 @@ def overflowing(page: Any) -> list[str]:
     """Elements whose text or image sticks out of the page; what scrolls by itself may be wider."""
     found: list[str] = page.evaluate(
         """() => [...document.querySelectorAll("main *")]
-            .filter((item) => !item.closest("pre, .unseen, thead, [hidden]"))
+            .filter((item) => !item.closest("pre, .wide, .unseen, thead, [hidden]"))
             .filter((item) => item.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
             .map((item) => `${item.tagName}.${item.className}: ${item.textContent.slice(0, 40)}`)"""
     )
