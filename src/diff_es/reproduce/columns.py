@@ -84,7 +84,7 @@ def _quality(metric: str, higher_is_better: bool) -> Column:
 def _macs() -> Column:
     def cell(row: RowResult) -> Cell:
         theirs = row.paper.get("MACs")
-        return Cell(row.cost.macs_ratio, paper=theirs / _PAPER_MACS if theirs else None)
+        return Cell(row.cost.macs_ratio, paper=round(theirs / _PAPER_MACS, 3) if theirs else None)
 
     return Column("macs_ratio", "MACs, share of dense", ".1%", False, "MACs", cell)
 
