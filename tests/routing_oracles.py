@@ -48,7 +48,8 @@ def pruned_model(denoiser: nn.Module, source: ThinSource, stage: int, schedule: 
         if layer.kind == "block":
             replace(smaller, layer.name, Passage(smaller.get_submodule(layer.name)))
         elif layer.kind == "attention" and len(thin.kept) == 0:
-            bias = smaller.get_submodule(layer.output).bias if thin.bias is None else thin.bias
+            (output,) = layer.outputs
+            bias = thin.outputs.get(f"{output}.bias", smaller.get_submodule(output).bias)
             replace(smaller, layer.name, BiasOnly(bias.detach().clone()))
         else:
             shrink(smaller, layer, thin)
@@ -58,13 +59,15 @@ def pruned_model(denoiser: nn.Module, source: ThinSource, stage: int, schedule: 
 def shrink(model: nn.Module, layer: Layer, thin: ThinLayer) -> None:
     """Replace the linears of one layer by smaller ones."""
     keep = kept_columns(layer, thin)
-    rows = [half * layer.num_groups * layer.group_size + column for half in range(layer.halves) for column in keep]
+    (output,) = layer.outputs
+    dense = model.get_submodule(output)
+    width = dense.in_features
+    weight = thin.outputs.get(f"{output}.weight", dense.weight[:, keep])
+    replace(model, output, linear(weight, thin.outputs.get(f"{output}.bias", dense.bias)))
     for path in layer.inputs:
         dense = model.get_submodule(path)
+        rows = [half + column for half in range(0, dense.out_features, width) for column in keep]
         replace(model, path, linear(dense.weight[rows], dense.bias[rows]))
-    dense = model.get_submodule(layer.output)
-    weight = dense.weight[:, keep] if thin.weight is None else thin.weight
-    replace(model, layer.output, linear(weight, dense.bias if thin.bias is None else thin.bias))
     if layer.kind == "attention":
         attention = model.get_submodule(layer.name)
         attention.heads = len(thin.kept)
@@ -72,7 +75,8 @@ def shrink(model: nn.Module, layer: Layer, thin: ThinLayer) -> None:
 
 
 def kept_columns(layer: Layer, thin: ThinLayer) -> list[int]:
-    return [group * layer.group_size + offset for group in thin.kept.tolist() for offset in range(layer.group_size)]
+    size = layer.families[0].columns[0].size
+    return [group * size + offset for group in thin.kept.tolist() for offset in range(size)]
 
 
 def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
@@ -114,10 +118,10 @@ def masked_model(denoiser: nn.Module, source: ThinSource, stage: int, schedule: 
             replace(masked, layer.name, Passage(masked.get_submodule(layer.name)))
             continue
         keep = kept_columns(layer, thin)
-        output = masked.get_submodule(layer.output)
+        (path,) = layer.outputs
+        output = masked.get_submodule(path)
         full = torch.zeros_like(output.weight)
-        full[:, keep] = output.weight[:, keep] if thin.weight is None else thin.weight.to(full.dtype)
+        full[:, keep] = thin.outputs.get(f"{path}.weight", output.weight[:, keep]).to(full.dtype)
         output.weight = nn.Parameter(full)
-        if thin.bias is not None:
-            output.bias = nn.Parameter(thin.bias.to(full.dtype))
+        output.bias = nn.Parameter(thin.outputs.get(f"{path}.bias", output.bias).to(full.dtype))
     return masked

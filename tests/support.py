@@ -55,7 +55,9 @@ def tiny_pipe(activation: str = "gelu-approximate", seed: int = 0) -> DiTPipelin
 def tiny_source(count: int = 12, **settings: Any) -> DatasetSource:
     """Random clean latents with labels."""
     latents = torch.randn(count, 4, 4, 4, generator=torch.Generator().manual_seed(7))
-    return DatasetSource(latents, {"class_labels": torch.arange(count) % CLASSES}, **{"batch_size": 8, **settings})
+    return DatasetSource(
+        latents, Requests.cycle(range(CLASSES), count, 0), **{"sampler": SAMPLER, "batch_size": 8, **settings}
+    )
 
 
 def tiny_stats(pipe: Any, plan: StagePlan = PLAN, *, shared: bool = False) -> CalibrationStats:

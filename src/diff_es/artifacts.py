@@ -128,7 +128,7 @@ def read_manifest(folder: Path, kind: type[T], newest: int) -> T:
     """Read the manifest of a folder.
 
     Raises:
-        ArtifactError: no manifest (the folder is incomplete or foreign), a damaged one, or one of a newer format.
+        ArtifactError: no manifest (the folder is incomplete or foreign), a damaged one, or one of another format.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -137,6 +137,10 @@ def read_manifest(folder: Path, kind: type[T], newest: int) -> T:
     version = _validated(path, _content(path), _Format).format
     if version > newest:
         raise ArtifactError(f"{folder} has format {version}; this version reads up to {newest}: upgrade diff-es.")
+    if version < newest:
+        raise ArtifactError(
+            f"{folder} has format {version} of an older diff-es; this version reads {newest}: make it again."
+        )
     return read_record(path, kind)
 
 

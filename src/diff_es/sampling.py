@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -71,14 +71,32 @@ class Requests:
 
 @dataclass(frozen=True)
 class PromptRequests:
-    """Images to sample with a text-to-image pipeline: one prompt and one seed each."""
+    """Images to sample with a text-to-image pipeline: one prompt and one seed each.
+
+    Attributes:
+        prompts: N prompts.
+        seeds: N seeds.
+        labels: The class that each prompt asks for, where a judge knows classes (the captions of the zoo); else empty.
+    """
 
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
+    labels: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.prompts or len(self.prompts) != len(self.seeds):
             raise InputError(f"{len(self.prompts)} prompts for {len(self.seeds)} seeds; both need one per image.")
+        if self.labels and len(self.labels) != len(self.prompts):
+            raise InputError(
+                f"{len(self.labels)} labels for {len(self.prompts)} prompts; give one per prompt, or none."
+            )
+
+    @classmethod
+    def cycle(cls, prompts: Sequence[str], count: int, first_seed: int, labels: Sequence[int] = ()) -> PromptRequests:
+        """Make `count` requests that go round the prompts, with consecutive seeds from `first_seed`."""
+        rows = [i % len(prompts) for i in range(count)]
+        chosen = tuple(labels[row] for row in rows) if labels else ()
+        return cls(tuple(prompts[row] for row in rows), tuple(range(first_seed, first_seed + count)), chosen)
 
     @classmethod
     def consecutive(cls, prompts: Sequence[str], first_seed: int) -> PromptRequests:
@@ -91,7 +109,8 @@ class PromptRequests:
     def batches(self, size: int) -> Iterator[PromptRequests]:
         """Cut into consecutive batches of at most `size`."""
         for start in range(0, len(self), size):
-            yield PromptRequests(self.prompts[start : start + size], self.seeds[start : start + size])
+            rows = slice(start, start + size)
+            yield PromptRequests(self.prompts[rows], self.seeds[rows], self.labels[rows])
 
     def arguments(self) -> dict[str, Any]:
         """Return what the pipeline's call takes for these images, seeds aside."""
@@ -133,7 +152,7 @@ def sample(pipe: Any, requests: ImageRequests, sampler: SamplerConfig) -> Tensor
             pipeline's safety checker has blackened.
     """
     arguments = requests.arguments()
-    _check_arguments(pipe, arguments)
+    check_requests(pipe, requests)
     generators = [seeded(seed) for seed in requests.seeds]
     with torch.random.fork_rng(), quiet(pipe):
         torch.manual_seed(requests.seeds[0])
@@ -148,15 +167,42 @@ def sample(pipe: Any, requests: ImageRequests, sampler: SamplerConfig) -> Tensor
     return output.images.float().cpu()  # type: ignore[no-any-return]
 
 
-def _check_arguments(pipe: Any, arguments: dict[str, Any]) -> None:
-    """Python's own message would name a private method and not the way out."""
-    known = inspect.signature(type(pipe).__call__).parameters
-    for argument in arguments:
+def takes_labels(pipe: Any) -> bool:
+    """Whether a pipeline is class-conditional; else it takes prompts."""
+    return "class_labels" in _parameters(pipe)
+
+
+def any_requests(pipe: Any, count: int) -> ImageRequests:
+    """Make requests for a look at the pipeline, where it does not matter what the images show."""
+    if takes_labels(pipe):
+        return Requests.cycle(class_labels(pipe), count, 0)
+    return PromptRequests.consecutive(("a photo",) * count, 0)
+
+
+def check_requests(pipe: Any, requests: ImageRequests) -> None:
+    """Check that a pipeline can sample what is asked for.
+
+    Raises:
+        InputError: labels for a text-to-image pipeline, prompts for a class-conditional one, or a label that is out of
+            range.
+    """
+    known = _parameters(pipe)
+    for argument in requests.arguments():
+        # Python's own message would name a private method and not the way out.
         if argument not in known:
             raise InputError(
                 f"{type(pipe).__name__} takes no {argument!r}: give Requests (class labels) to a class-conditional "
                 "pipeline and PromptRequests to a text-to-image pipeline."
             )
+    if isinstance(requests, Requests):
+        labels = class_labels(pipe)
+        strangers = sorted({label for label in requests.labels if label not in labels})
+        if strangers:
+            raise InputError(f"class_labels={strangers} are out of range: the model knows 0…{labels[-1]}.")
+
+
+def _parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(type(pipe).__call__).parameters
 
 
 def _refuse_blackened(output: Any, seeds: Sequence[int]) -> None:

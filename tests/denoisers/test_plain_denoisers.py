@@ -45,14 +45,17 @@ def test_the_spec_describes_every_attention_and_ffn(activation: str) -> None:
     layers = spec_of(denoiser).layers(denoiser, blocks=False)
     assert [layer.kind for layer in layers] == ["attention", "ffn"] * LAYERS
     for layer in layers:
-        columns = denoiser.get_submodule(layer.output).in_features
-        assert layer.num_groups * layer.group_size == columns
+        (family,) = layer.families
+        (output,) = layer.outputs
+        (columns,) = family.columns
+        assert layer.num_groups * columns.size == denoiser.get_submodule(output).in_features
         for path in layer.inputs:
-            assert denoiser.get_submodule(path).out_features == layer.halves * columns
-        for item in layer.attributes:
+            owned = [span.of(torch.arange(family.count)) for span in family.rows if span.path == path]
+            assert torch.cat(owned).tolist() == list(range(denoiser.get_submodule(path).out_features))
+        for item in family.attributes:
             assert getattr(denoiser.get_submodule(item.module), item.name) == item.per_group * layer.num_groups
     assert layers[0].num_groups == HEADS
-    assert layers[1].halves == (2 if activation == "geglu" else 1)
+    assert len(layers[1].families[0].rows) == (2 if activation == "geglu" else 1)
     assert [layer.name for layer in spec_of(denoiser).layers(denoiser, blocks=True)] == [
         f"transformer_blocks.{i}" for i in range(LAYERS)
     ]

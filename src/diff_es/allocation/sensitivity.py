@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from diff_es.allocation.knapsack import Frontier
-from diff_es.denoisers import count_macs, dense_denoiser_of
+from diff_es.denoisers import count_macs, dense_denoiser_of, num_rows, output_of, spec_of, take_rows
 from diff_es.errors import InputError
 from diff_es.progress import track
 from diff_es.routing import Router, check_model
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from diff_es.bank import Bank
-    from diff_es.calibration import CalibrationSource, Call
+    from diff_es.calibration import CalibrationSource
+    from diff_es.denoisers import Call
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,9 @@ def measure_sensitivity(pipe: Any, bank: Bank, source: CalibrationSource, sample
     router = Router(denoiser, bank, mode="gather")
     highest = bank.num_levels
     levels = (0, highest) if bank.depth else tuple(range(highest + 1))
-    calls = [_rows(_first_call(pipe, bank, source, stage), samples) for stage in range(bank.plan.num_stages)]
+    calls = [_rows(denoiser, _first_call(pipe, bank, source, stage), samples) for stage in range(bank.plan.num_stages)]
     try:
-        macs = _macs(denoiser, router, _rows(calls[0], 1), levels)
+        macs = _macs(denoiser, router, _rows(denoiser, calls[0], 1), levels)
         stages = track(range(bank.plan.num_stages), "Measuring sensitivity")
         errors = tuple(_stage_errors(denoiser, router, calls[stage], stage, levels) for stage in stages)
     finally:
@@ -134,14 +135,11 @@ def _prune_alone(router: Router, stage: int, layer: int, level: int) -> None:
 
 
 def _output(denoiser: nn.Module, call: Call) -> Tensor:
-    return denoiser(**{**call, "return_dict": False})[0]  # type: ignore[no-any-return]
+    return output_of(denoiser(**{**call, "return_dict": False}))
 
 
-def _rows(call: Call, count: int) -> Call:
+def _rows(denoiser: nn.Module, call: Call, count: int) -> Call:
     """Take at most `count` rows of a call, evenly spread over the batch (both halves of a guided one)."""
-    total = max(len(value) for value in call.values() if torch.is_tensor(value) and value.ndim)
-    rows = torch.linspace(0, total - 1, min(count, total)).long()
-    return {
-        name: value[rows.to(value.device)] if torch.is_tensor(value) and value.ndim and len(value) == total else value
-        for name, value in call.items()
-    }
+    spec = spec_of(denoiser)
+    total = num_rows(spec, call)
+    return take_rows(spec, call, torch.linspace(0, total - 1, min(count, total)).long())

@@ -7,4 +7,3 @@ from diff_es.bank.pruned import PrunedInfo as PrunedInfo
 from diff_es.bank.pruned import save_pruned as save_pruned
 from diff_es.bank.thin import ThinLayer as ThinLayer
 from diff_es.bank.thin import ThinSource as ThinSource
-from diff_es.bank.thin import group_columns as group_columns

@@ -1,7 +1,7 @@
 """KEEP the nested pruned weights of every stage, layer and level; read them lazily.
 
 A bank holds, per stage and layer, the order in which groups leave and, for pruners that compensate, the output
-projection at every level (kept columns only). Level 0 holds nothing: it is the dense model.
+projections at every level (kept columns only). Level 0 holds nothing: it is the dense model.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from diff_es.tensors import Shard
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 1
+FORMAT = 2
 #: Key of the order in which whole blocks leave.
 BLOCK_ORDER = "blocks/order"
 
@@ -138,11 +138,12 @@ class Bank:
         if layer.kind == "block":
             return ThinLayer(torch.empty(0, dtype=torch.int64))
         shard = self._shard(stage)
-        counts = groups_removed(layer.num_groups, self.num_levels)
+        counts = layer.removed(self.num_levels)
         kept = shard[f"{layer.name}/order"][counts[level] :].sort().values
         # With more levels than groups, neighbouring levels are the same; the first of them is stored.
         key = level_key(layer.name, counts.index(counts[level]))
-        return ThinLayer(kept, shard.get(f"{key}/weight"), shard.get(f"{key}/bias"))
+        names = (f"{path}.{part}" for path in layer.outputs for part in ("weight", "bias"))
+        return ThinLayer(kept, {name: shard[f"{key}/{name}"] for name in names if f"{key}/{name}" in shard})
 
     def _shard(self, stage: int) -> Mapping[str, Tensor]:
         return self.shards[0 if self.info.shared else stage]

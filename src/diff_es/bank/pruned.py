@@ -29,7 +29,7 @@ from diff_es.versions import versions
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,8 @@ class Pruned:
         shard = self.shards[stage]
         if f"{layer.name}/kept" not in shard:
             raise ArtifactError(f"{shard_name(stage)} lacks {layer.name}, which the schedule prunes.")
-        weights = shard.get(f"{layer.name}/weight"), shard.get(f"{layer.name}/bias")
-        return ThinLayer(shard[f"{layer.name}/kept"], *weights)
+        names = (f"{path}.{part}" for path in layer.outputs for part in ("weight", "bias"))
+        return ThinLayer(shard[f"{layer.name}/kept"], {name: shard[name] for name in names if name in shard})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Pruned:
         """An artefact never changes: copies of a routed model share it."""
@@ -156,6 +156,5 @@ def _stage_tensors(
         if level == 0:
             continue
         thin = source.thin(stage, layer, level)
-        parts = {"kept": thin.kept, "weight": thin.weight, "bias": thin.bias}
-        tensors |= {f"{layer.name}/{part}": tensor for part, tensor in parts.items() if tensor is not None}
+        tensors |= {f"{layer.name}/kept": thin.kept, **thin.outputs}
     return tensors

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
-
-import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,14 +18,13 @@ class ThinLayer:
     """What is left of one layer in one stage.
 
     Attributes:
-        kept: Ascending indices of the groups that stay, int64.
-        weight: Compensated output projection, shape (rows, kept columns); None where the dense columns are used.
-        bias: Its bias, shape (rows,); None where the dense bias is used.
+        kept: Ascending numbers of the groups that stay, int64.
+        outputs: Compensated parameters of the output projections by path ("….to_out.0.weight", kept columns only, and
+            "….to_out.0.bias"); those that are missing are the dense ones.
     """
 
     kept: Tensor
-    weight: Tensor | None = None
-    bias: Tensor | None = None
+    outputs: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class ThinSource(Protocol):
@@ -54,17 +52,3 @@ class ThinSource(Protocol):
 
     def thin(self, stage: int, layer: Layer, level: int) -> ThinLayer:
         """Return the layer at a level ≥ 1 of a stage."""
-
-
-def group_columns(groups: Tensor, group_size: int) -> Tensor:
-    """Columns of the given groups: group g owns columns g * group_size … (g + 1) * group_size - 1.
-
-    Args:
-        groups: Group indices, int64, shape (n,).
-        group_size: Columns per group, at least 1.
-
-    Returns:
-        Column indices in the order of `groups`, int64, shape (n * group_size,).
-    """
-    offsets = torch.arange(group_size, device=groups.device)
-    return (groups[:, None] * group_size + offsets).flatten()

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from diff_es.calibration import record_calls
-from diff_es.denoisers import STITCHED, dense_denoiser_of, spec_of
+from diff_es.calibration import first_step
+from diff_es.denoisers import STITCHED, dense_denoiser_of, on_device, spec_of
 from diff_es.denoisers.macs import parameters_used
 from diff_es.routing import Router, check_model
-from diff_es.sampling import Requests, SamplerConfig
+from diff_es.sampling import SamplerConfig, any_requests
 
 if TYPE_CHECKING:
     from diff_es.bank import ThinSource
-    from diff_es.calibration import Call
+    from diff_es.denoisers import Call
     from diff_es.schedule import PruningSchedule
 
 
@@ -47,7 +47,7 @@ def stitch_(pipe: Any, source: ThinSource, schedule: PruningSchedule) -> nn.Modu
     """
     dense = dense_denoiser_of(pipe)
     check_model(dense, source)
-    call = record_calls(pipe, Requests((0,), (0,)), SamplerConfig(num_inference_steps=1))[0][1]
+    call = first_step(pipe, any_requests(pipe, 1), SamplerConfig(num_inference_steps=1))[0]
     models = [_pruned_model(dense, source, schedule, stage, call) for stage in range(schedule.num_stages)]
     stitched = _shell(dense, source, models)
     setattr(pipe, _name_of(pipe, dense), stitched)
@@ -91,8 +91,7 @@ def _pruned_model(dense: nn.Module, source: ThinSource, schedule: PruningSchedul
 def _empty_(model: nn.Module, blocks: list[str], call: Call) -> None:
     """Free the weights of dropped blocks, but for what others borrow (DiT's last layer uses block 0's embedder)."""
     device = next(model.parameters()).device
-    placed = {name: value.to(device) if torch.is_tensor(value) else value for name, value in call.items()}
-    used = {id(parameter) for parameter in parameters_used(model, placed)}
+    used = {id(parameter) for parameter in parameters_used(model, on_device(call, device))}
     for block in blocks:
         for module in model.get_submodule(block).modules():
             for name, parameter in module._parameters.items():
@@ -122,5 +121,5 @@ def _shell(dense: nn.Module, source: ThinSource, models: list[nn.Module]) -> nn.
 
 def _dispatch(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """Call the model of the stage that the timestep lies in."""
-    stage = vars(self)[STITCHED].stage_at(spec_of(self).timestep(args, kwargs))
+    stage = vars(self)[STITCHED].stage_at(spec_of(self).timestep(self, args, kwargs))
     return self.stages[stage](*args, **kwargs)  # type: ignore[index,operator]

@@ -6,9 +6,9 @@ from diff_es.calibration.data import encode as encode
 from diff_es.calibration.data import read_folder as read_folder
 from diff_es.calibration.data import read_npz as read_npz
 from diff_es.calibration.sources import CalibrationSource as CalibrationSource
-from diff_es.calibration.sources import Call as Call
 from diff_es.calibration.sources import DatasetSource as DatasetSource
 from diff_es.calibration.sources import SamplingSource as SamplingSource
+from diff_es.calibration.sources import first_step as first_step
 from diff_es.calibration.sources import record_calls as record_calls
 from diff_es.calibration.statistics import LayerStatistics as LayerStatistics
 from diff_es.calibration.store import CalibrationStats as CalibrationStats

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from diff_es.artifacts import claim
 from diff_es.calibration.importance import contributing, denoising_losses, importance, target_source
@@ -23,7 +24,7 @@ from diff_es.calibration.statistics import (
     bytes_needed,
     step_weights,
 )
-from diff_es.calibration.store import CalibrationStats, shard_name
+from diff_es.calibration.store import STEP_WEIGHTED, CalibrationStats, shard_name
 from diff_es.denoisers import Fingerprint, Layer, denoiser_of, dense_denoiser_of, fingerprint, spec_of
 from diff_es.errors import InputError
 from diff_es.progress import track
@@ -31,7 +32,7 @@ from diff_es.stages import StagePlan
 from diff_es.tensors import Shard, write_tensors
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from diff_es.calibration.sources import CalibrationSource
 
@@ -151,11 +152,11 @@ def _plan_passes(denoiser: nn.Module, layers: Sequence[Layer], config: Calibrati
 def _bytes_needed(denoiser: nn.Module, layer: Layer, collect: Sequence[Statistic]) -> int:
     """The device memory that a layer takes while its statistics accumulate, where that is much."""
     if "importance" in collect:
-        linears = (denoiser.get_submodule(path) for path in (*layer.inputs, layer.output))
+        linears = (denoiser.get_submodule(path) for path in (*layer.inputs, *layer.outputs))
         return sum(4 * parameter.numel() for linear in linears for parameter in linear.parameters())
     if layer.kind == "block" or {"second_moment", "step_weighted_moment"}.isdisjoint(collect):
         return 0
-    return bytes_needed(layer)
+    return bytes_needed(denoiser, layer)
 
 
 def _collect(
@@ -201,7 +202,7 @@ def _collect_step_weighted(
             share = tensor.double() * (weight / sum(weights))
             totals[name] = totals[name].add_(share) if name in totals else share
     parts = ((*name.rpartition("/"), total) for name, total in totals.items())
-    return {f"{layer}/step_weighted_{kind.removeprefix('second_')}": total.float() for layer, _, kind, total in parts}
+    return {f"{path}/{STEP_WEIGHTED}{kind}": total.float() for path, _, kind, total in parts}
 
 
 @torch.no_grad()
@@ -242,39 +243,38 @@ def observed(denoiser: nn.Module, layers: Sequence[Layer], collect: Sequence[Sta
                 accumulators.append(_watch_block(denoiser, layer, hooks))
                 continue
             if "second_moment" in collect:
-                moment = _accumulator(denoiser, layer.output, SecondMoment, layer.name)
-                accumulators.append(_watch_input(denoiser, layer.output, moment, hooks))
+                accumulators += [_watch_input(denoiser, path, SecondMoment, hooks) for path in layer.outputs]
             if "input_norms" in collect:
-                for path in layer.inputs:
-                    norms = _accumulator(denoiser, path, SquaredNorms, path)
-                    accumulators.append(_watch_input(denoiser, path, norms, hooks))
+                accumulators += [_watch_input(denoiser, path, SquaredNorms, hooks) for path in layer.scored]
         yield accumulators
 
 
-def _accumulator(
-    denoiser: nn.Module, path: str, kind: type[SecondMoment] | type[SquaredNorms], name: str
-) -> SecondMoment | SquaredNorms:
-    weight: Tensor = denoiser.get_submodule(path).weight  # type: ignore[assignment]
-    return kind(name, weight.shape[1], weight.device)
-
-
 def _watch_input(
-    denoiser: nn.Module, path: str, accumulator: SecondMoment | SquaredNorms, hooks: ExitStack
+    denoiser: nn.Module, path: str, kind: type[SecondMoment] | type[SquaredNorms], hooks: ExitStack
 ) -> SecondMoment | SquaredNorms:
-    def update(_: nn.Module, args: tuple[Any, ...]) -> None:
-        with torch.autocast(args[0].device.type, enabled=False):
-            accumulator.update(args[0])
+    watched = denoiser.get_submodule(path)
+    weight = denoiser.get_parameter(f"{path}.weight")
+    accumulator = kind(path, weight.shape[1], weight.device)
 
-    hooks.callback(denoiser.get_submodule(path).register_forward_pre_hook(update).remove)
+    def update(_: nn.Module, args: tuple[Any, ...]) -> None:
+        inputs: Tensor = args[0]
+        # A 1 × 1 convolution is a linear whose inputs are the pixels, with their channels in the second dimension.
+        rows = inputs.movedim(1, -1) if isinstance(watched, nn.Conv2d) else inputs
+        with torch.autocast(inputs.device.type, enabled=False):
+            accumulator.update(rows)
+
+    hooks.callback(watched.register_forward_pre_hook(update).remove)
     return accumulator
 
 
 def _watch_block(denoiser: nn.Module, layer: Layer, hooks: ExitStack) -> Similarity:
     similarity = Similarity(layer.name)
+    absent = layer.families[0].absent
+    assert absent is not None  # a block is nothing else
 
     def update(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
-        # The absent block is the one place that knows which input a block passes on.
-        skipped = layer.absent(None, *args, **kwargs)  # type: ignore[misc]
+        # The absent block is the one place that knows which inputs a block passes on.
+        skipped = absent.forward(None, *args, **kwargs)
         similarity.update(skipped, output)
 
     hooks.callback(denoiser.get_submodule(layer.name).register_forward_hook(update, with_kwargs=True).remove)

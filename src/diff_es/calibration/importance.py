@@ -26,14 +26,15 @@ import torch.nn.functional as F
 from torch.func import functional_call
 
 from diff_es.calibration.sources import TargetSource
-from diff_es.denoisers import Layer, denoiser_of
+from diff_es.denoisers import Layer, denoiser_of, each_tensor
 from diff_es.errors import InputError
 from diff_es.progress import track
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from diff_es.calibration.sources import CalibrationSource, Call
+    from diff_es.calibration.sources import CalibrationSource
+    from diff_es.denoisers import Call
 
 #: T of the paper and of its published code: the share of the largest loss that a timestep's loss must exceed.
 LOSS_THRESHOLD = 0.05
@@ -104,7 +105,7 @@ def importance(
         `{path}/importance`, float32 on the CPU: (rows,) of input linears, (columns,) of output projections.
     """
     denoiser = denoiser_of(pipe)
-    paths = [path for layer in layers for path in (*layer.inputs, layer.output)]
+    paths = [path for layer in layers for path in (*layer.inputs, *layer.outputs)]
     names = [f"{path}.{name}" for path in paths for name, _ in _parameters(denoiser, path)]
     tensors = _tensors(denoiser, names)
     leaves = [tensors[name] for name in names]
@@ -121,7 +122,8 @@ def importance(
         for path in layer.inputs:
             products = [_product(tensors[f"{path}.{name}"]) for name, _ in _parameters(denoiser, path)]
             result[f"{path}/importance"] = torch.cat(products, dim=1).sum(dim=1)
-        result[f"{layer.output}/importance"] = _product(tensors[f"{layer.output}.weight"]).sum(dim=0)
+        for path in layer.outputs:
+            result[f"{path}/importance"] = _product(tensors[f"{path}.weight"]).sum(dim=0)
     return {name: (scale * vector).float().cpu() for name, vector in result.items()}
 
 
@@ -131,10 +133,10 @@ def _parameters(denoiser: nn.Module, path: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def _product(leaf: Tensor) -> Tensor:
-    """|θ · gradient|, float64, with two dimensions; zero where no gradient came."""
+    """|θ · gradient|, float64, shape (rows, columns); zero where no gradient came."""
     gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
     product = (leaf.detach().double() * gradient.double()).abs()
-    return product if product.ndim > 1 else product[:, None]
+    return product.reshape(len(product), product.shape[1] if product.ndim > 1 else 1, -1).sum(dim=2)
 
 
 def _tensors(denoiser: nn.Module, wanted: Collection[str]) -> dict[str, Tensor]:
@@ -153,7 +155,7 @@ def _upcast(tensor: Tensor) -> Tensor:
 
 def _loss(denoiser: nn.Module, tensors: dict[str, Tensor], call: Call, target: Tensor) -> Tensor:
     """Mean squared error of one call; of the channels that it predicts, those after the first C are a variance."""
-    arguments = {name: _upcast(value) if torch.is_tensor(value) else value for name, value in call.items()}
+    arguments = each_tensor(call, _upcast)
     output: Tensor = functional_call(denoiser, tensors, kwargs={**arguments, "return_dict": False})[0]
     channels = target.shape[1]
     if output.shape[1] not in (channels, 2 * channels):

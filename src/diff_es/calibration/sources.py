@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 
-from diff_es.denoisers import Conditions, denoiser_of, spec_of
+from diff_es.calibration.noise import add_noise, prediction_target
+from diff_es.denoisers import Call, denoiser_of, num_rows, on_device, spec_of
 from diff_es.errors import InputError
-from diff_es.sampling import Requests, SamplerConfig, sample, seeded
+from diff_es.sampling import ImageRequests, SamplerConfig, sample, seeded
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from diff_es.stages import StagePlan
-
-#: Keyword arguments of one denoiser call.
-Call = dict[str, Any]
 
 
 class CalibrationSource(Protocol):
@@ -38,43 +36,49 @@ class TargetSource(Protocol):
         """Yield calls at one timestep, each with the output of least loss, (rows, C, h, w); repeatable."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class DatasetSource:
     """SNR-aware calibration (paper §3.3): clean latents, noised to a timestep drawn inside the stage.
 
+    What else the denoiser takes (text or label embeddings, sizes, position ids, the unconditional half of guidance) is
+    what the pipeline itself gives it for these labels or prompts: the first step of a sampling run is recorded once per
+    batch, and its latents and timestep are replaced.
+
     Attributes:
-        latents: Clean latents in the units that the denoiser sees, shape (N, C, h, w).
-        conditions: Their conditions, each tensor with N rows.
-        guided: Whether each batch also holds an unconditional half, as in classifier-free guidance.
-        batch_size: Latents per call (a guided call has twice as many rows).
+        latents: Clean latents in the units of the model, shape (N, C, h, w).
+        requests: Their labels or prompts, N; the seeds do not matter.
+        sampler: Steps and guidance; without guidance there is no unconditional half.
+        batch_size: Latents per call (a guided call may have twice as many rows).
         seed: Of the timesteps and the noise.
     """
 
     latents: Tensor
-    conditions: Conditions
-    guided: bool = True
+    requests: ImageRequests
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
     batch_size: int = 64
     seed: int = 0
+    _templates: list[list[Call]] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not len(self.latents):
-            raise InputError("DatasetSource.latents is empty: calibration needs at least one image.")
+        if not len(self.latents) or len(self.latents) != len(self.requests):
+            raise InputError(
+                f"DatasetSource has {len(self.latents)} latents and {len(self.requests)} labels or prompts: "
+                "calibration needs one each of at least one image."
+            )
 
     def calls(self, pipe: Any, plan: StagePlan, stage: int | None) -> Iterator[Call]:
-        """Yield ceil(N / batch_size) calls with fresh noise for every latent."""
-        denoiser = denoiser_of(pipe)
+        """Yield the calls of ceil(N / batch_size) batches with fresh noise for every latent."""
         generator = seeded(self.seed, plan.num_stages if stage is None else stage)
         first, last = _timesteps_inside(plan, stage)
-        for start in range(0, len(self.latents), self.batch_size):
-            rows = slice(start, start + self.batch_size)
-            clean = self.latents[rows]
+        for clean, templates in self._batches(pipe):
             timesteps = torch.randint(first, last + 1, (len(clean),), generator=generator)
             noise = torch.randn(clean.shape, generator=generator)
-            noisy = _add_noise(pipe.scheduler, clean, noise, timesteps)
-            yield _call(denoiser, noisy, timesteps, self._conditions(rows), self.guided)
+            noisy = add_noise(pipe.scheduler, clean, noise, timesteps)
+            for template in templates:
+                yield _filled(denoiser_of(pipe), template, noisy, timesteps)
 
     def targets(self, pipe: Any, timestep: float) -> Iterator[tuple[Call, Tensor]]:
-        """Yield ceil(N / batch_size) calls at one timestep, each with what the denoiser should predict there.
+        """Yield calls at one timestep, each with what the denoiser should predict there.
 
         The noise depends on the seed and the timestep alone. Guided calls have the same target in both halves.
 
@@ -86,21 +90,58 @@ class DatasetSource:
             InputError: the model predicts something else.
         """
         denoiser = denoiser_of(pipe)
+        pack = _pack(denoiser)
         whole = min(round(timestep), int(pipe.scheduler.config.num_train_timesteps) - 1)
         # One entry more than the keys of `calls`, so that the two never share a stream.
         generator = seeded(self.seed, whole, 0)
-        for start in range(0, len(self.latents), self.batch_size):
-            rows = slice(start, start + self.batch_size)
-            clean = self.latents[rows]
+        for clean, templates in self._batches(pipe):
             timesteps = torch.full((len(clean),), whole)
             noise = torch.randn(clean.shape, generator=generator)
-            target = _target(pipe.scheduler, clean, noise, timesteps)
-            noisy = _add_noise(pipe.scheduler, clean, noise, timesteps)
-            call = _call(denoiser, noisy, timesteps, self._conditions(rows), self.guided)
-            yield call, target.repeat(2, 1, 1, 1) if self.guided else target
+            target = pack(prediction_target(pipe.scheduler, clean, noise, timesteps))
+            noisy = add_noise(pipe.scheduler, clean, noise, timesteps)
+            for template in templates:
+                call = _filled(denoiser, template, noisy, timesteps)
+                yield call, _repeated(target, num_rows(spec_of(denoiser), call))
 
-    def _conditions(self, rows: slice) -> Conditions:
-        return {name: value[rows] for name, value in self.conditions.items()}
+    def _batches(self, pipe: Any) -> Iterator[tuple[Tensor, list[Call]]]:
+        """Yield latents with the calls of the pipeline's first step, all of them recorded before the first."""
+        if not self._templates:
+            batches = list(self.requests.batches(self.batch_size))
+            self._templates = [first_step(pipe, batch, self.sampler) for batch in batches]
+        yield from zip(self.latents.split(self.batch_size), self._templates, strict=True)
+
+
+def first_step(pipe: Any, requests: ImageRequests, sampler: SamplerConfig) -> list[Call]:
+    """Return the denoiser's calls of the first step: one, or two where guidance calls it twice; on the CPU."""
+    recorded = record_calls(pipe, requests, sampler, only_first_step=True)
+    return [call for _, call in recorded]
+
+
+def _pack(denoiser: nn.Module) -> Callable[[Tensor], Tensor]:
+    spec = spec_of(denoiser)
+    if spec.pack is None:
+        raise InputError(
+            f"calibration.source=dataset is not known for {spec.architecture}, which takes something else than the "
+            "latents of still images: use source: sampling."
+        )
+    return spec.pack
+
+
+def _filled(denoiser: nn.Module, template: Call, noisy: Tensor, timesteps: Tensor) -> Call:
+    """Put noised latents into a recorded call, on the denoiser's device."""
+    spec = spec_of(denoiser)
+    parameter = next(denoiser.parameters())
+    rows = num_rows(spec, template)
+    latents = _repeated(_pack(denoiser)(noisy), rows).to(parameter.dtype)
+    recorded = template[spec.timestep_argument]
+    units = spec.units(denoiser).from_train(_repeated(timesteps, rows))
+    call = {**template, spec.latents_argument: latents, spec.timestep_argument: units.to(recorded.dtype)}
+    return on_device(call, parameter.device)
+
+
+def _repeated(tensor: Tensor, rows: int) -> Tensor:
+    """Repeat samples for the halves of a guided call."""
+    return tensor.repeat(rows // len(tensor), *(1,) * (tensor.ndim - 1))
 
 
 def _timesteps_inside(plan: StagePlan, stage: int | None) -> tuple[int, int]:
@@ -108,53 +149,6 @@ def _timesteps_inside(plan: StagePlan, stage: int | None) -> tuple[int, int]:
     low, high = (plan.borders[0], plan.borders[-1]) if stage is None else plan.borders[stage : stage + 2]
     first = min(math.ceil(low), math.ceil(plan.borders[-1]) - 1)
     return first, max(first, math.ceil(high) - 1)
-
-
-def _add_noise(scheduler: Any, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """Return √ᾱ x + √(1-ᾱ) ε as the denoiser sees it.
-
-    The scheduler's own `add_noise` would not do: that of the Euler family knows only the timesteps of the last
-    sampling run, and returns the latents before `scale_model_input`.
-    """
-    if not hasattr(scheduler, "alphas_cumprod"):
-        raise InputError(
-            f"DatasetSource cannot noise latents for {type(scheduler).__name__}, which has no alphas_cumprod; "
-            "calibrate with SamplingSource instead."
-        )
-    alphas = _alphas(scheduler, clean, timesteps)
-    return alphas.sqrt() * clean + (1 - alphas).sqrt() * noise
-
-
-def _target(scheduler: Any, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """Return what the model was trained to predict: ε, or the velocity √ᾱ ε - √(1-ᾱ) x."""
-    kind = scheduler.config.get("prediction_type")
-    if kind not in ("epsilon", "v_prediction"):
-        raise InputError(
-            f"The denoising loss is known for models that predict epsilon or v_prediction; {type(scheduler).__name__} "
-            f"says {kind!r}. Use a pruner without gradients, such as obs or obs-diff."
-        )
-    if kind == "epsilon":
-        return noise
-    alphas = _alphas(scheduler, clean, timesteps)
-    return alphas.sqrt() * noise - (1 - alphas).sqrt() * clean
-
-
-def _alphas(scheduler: Any, clean: Tensor, timesteps: Tensor) -> Tensor:
-    """Return ᾱ of every row, shaped to multiply latents."""
-    alphas: Tensor = scheduler.alphas_cumprod.to(clean.device, clean.dtype)
-    return alphas[timesteps].view(-1, *(1,) * (clean.ndim - 1))
-
-
-def _call(denoiser: nn.Module, latents: Tensor, timesteps: Tensor, conditions: Conditions, guided: bool) -> Call:
-    """Assemble one call on the denoiser's device, with the unconditional half where guidance is used."""
-    spec = spec_of(denoiser)
-    parameter = next(denoiser.parameters())
-    if guided:
-        without = spec.unconditional(conditions)
-        conditions = {name: torch.cat([value, without[name]]) for name, value in conditions.items()}
-        latents, timesteps = latents.repeat(2, 1, 1, 1), timesteps.repeat(2)
-    placed = {name: value.to(parameter.device) for name, value in conditions.items()}
-    return spec.call(latents.to(parameter.device, parameter.dtype), timesteps.to(parameter.device), placed)
 
 
 @dataclass
@@ -167,7 +161,7 @@ class SamplingSource:
         batch_size: Images per run of the pipeline.
     """
 
-    requests: Requests
+    requests: ImageRequests
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     batch_size: int = 64
     _recorded: list[tuple[float, Call]] = field(default_factory=list, init=False, repr=False)
@@ -180,27 +174,43 @@ class SamplingSource:
         device = next(denoiser_of(pipe).parameters()).device
         for timestep, call in self._recorded:
             if stage is None or plan.stage_at(timestep) == stage:
-                yield {name: value.to(device) if torch.is_tensor(value) else value for name, value in call.items()}
+                yield on_device(call, device)
 
 
-def record_calls(pipe: Any, requests: Requests, sampler: SamplerConfig) -> list[tuple[float, Call]]:
-    """Sample once and return the denoiser's calls with their timesteps (train units), kept on the CPU."""
+def record_calls(
+    pipe: Any, requests: ImageRequests, sampler: SamplerConfig, *, only_first_step: bool = False
+) -> list[tuple[float, Call]]:
+    """Sample once and return the denoiser's calls with their timesteps (train units), kept on the CPU.
+
+    Args:
+        pipe: The pipeline; it is called as it is.
+        requests: What to sample.
+        sampler: Steps and guidance.
+        only_first_step: Stop where the second step begins.
+    """
     denoiser = denoiser_of(pipe)
     spec = spec_of(denoiser)
     recorded: list[tuple[float, Call]] = []
 
     def record(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        timestep = spec.timestep(denoiser, args, kwargs)
+        if only_first_step and recorded and recorded[0][0] != timestep:
+            raise _Enough
         names = _argument_names(denoiser)
-        call = {**dict(zip(names, args, strict=False)), **kwargs}
-        kept = {name: value.cpu() if torch.is_tensor(value) else value for name, value in call.items()}
-        recorded.append((spec.timestep(args, kwargs), kept))
+        recorded.append((timestep, on_device({**dict(zip(names, args, strict=False)), **kwargs}, "cpu")))
 
     handle = denoiser.register_forward_pre_hook(record, with_kwargs=True)
     try:
         sample(pipe, requests, sampler)
+    except _Enough:
+        pipe.maybe_free_model_hooks()
     finally:
         handle.remove()
     return recorded
+
+
+class _Enough(Exception):  # noqa: N818 (ends a run early, no error)
+    """Leaves the pipeline after its first step."""
 
 
 def _argument_names(denoiser: nn.Module) -> tuple[str, ...]:

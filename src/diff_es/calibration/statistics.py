@@ -12,13 +12,31 @@ from typing import Literal, Protocol, TypeAlias
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from diff_es.denoisers import Layer
 
 Statistic: TypeAlias = Literal["second_moment", "input_norms", "similarity", "step_weighted_moment", "importance"]
+#: What enters or leaves a block.
+_Streams: TypeAlias = Tensor | tuple[Tensor | None, ...]
 #: Statistics of the whole denoising run: one set for all stages, and each collected in its own way.
 WHOLE_RUN: frozenset[Statistic] = frozenset({"step_weighted_moment", "importance"})
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Moments of the inputs x of one linear.
+
+    Attributes:
+        second: E[x xᵀ], shape (columns, columns), float32.
+        mean: E[x], shape (columns,), float32.
+        rows: Number of inputs that they were taken over (tokens of all samples). Where a group feeds several linears,
+            the squared errors of these add up, so each moment counts with its rows.
+    """
+
+    second: Tensor
+    mean: Tensor
+    rows: float
 
 
 @dataclass(frozen=True)
@@ -26,22 +44,18 @@ class LayerStatistics:
     """What calibration knows of one layer in one stage; None where it was not collected.
 
     Attributes:
-        second_moment: E[x xᵀ] of the output projection's input x, shape (columns, columns), float32.
-        mean: E[x], shape (columns,), float32.
+        moments: For each output projection, the moments of its inputs.
         input_norms: For each input linear, ‖X_:,j‖₂ over all tokens, shape (columns of that linear,), float32.
         similarity: Mean cosine similarity between a block's input and output, in [-1, 1].
-        step_weighted_moment: As `second_moment`, the steps of the denoising run weighted by `step_weights`.
-        step_weighted_mean: As `mean`, with the same weights.
+        step_weighted_moments: As `moments`, the steps of the denoising run weighted by `step_weights`.
         importance: For each input linear the sum of |θ Σ_t ∇L_t| over every row (weights and bias), shape (rows,);
-            for the output projection over every column, shape (columns,); float32.
+            for each output projection over every column, shape (columns,); float32.
     """
 
-    second_moment: Tensor | None = None
-    mean: Tensor | None = None
+    moments: dict[str, Moments] | None = None
     input_norms: dict[str, Tensor] | None = None
     similarity: float | None = None
-    step_weighted_moment: Tensor | None = None
-    step_weighted_mean: Tensor | None = None
+    step_weighted_moments: dict[str, Moments] | None = None
     importance: dict[str, Tensor] | None = None
 
 
@@ -69,10 +83,11 @@ class SecondMoment:
         self.count += len(rows)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the second moment and the mean."""
+        """Return the second moment, the mean and the number of rows."""
         return {
             f"{self.name}/second_moment": (self.products / self.count).float(),
             f"{self.name}/mean": (self.sums / self.count).float(),
+            f"{self.name}/rows": torch.tensor([float(self.count)]),
         }
 
 
@@ -100,9 +115,9 @@ class Similarity:
         self.total = 0.0
         self.count = 0
 
-    def update(self, x: Tensor, y: Tensor) -> None:
-        """Add a batch of inputs and outputs, both (N, tokens, width)."""
-        cosines = F.cosine_similarity(x.flatten(1).double(), y.flatten(1).double(), dim=1)
+    def update(self, x: _Streams, y: _Streams) -> None:
+        """Add a batch of inputs and outputs: (N, tokens, width) each, or several such (text and image) taken as one."""
+        cosines = F.cosine_similarity(_flat(x), _flat(y), dim=1)
         self.total += float(cosines.sum())
         self.count += len(cosines)
 
@@ -111,10 +126,16 @@ class Similarity:
         return {f"{self.name}/similarity": torch.tensor([self.total / self.count])}
 
 
-def bytes_needed(layer: Layer) -> int:
-    """Return the device memory that the second moment of a layer takes while it accumulates."""
-    columns = layer.num_groups * layer.group_size
-    return 8 * columns * (columns + 1)
+def _flat(streams: _Streams) -> Tensor:
+    """(N, all values), float64; a stream that a block does not pass on is None."""
+    parts = (streams,) if isinstance(streams, Tensor) else streams
+    return torch.cat([part.flatten(1).double() for part in parts if part is not None], dim=1)
+
+
+def bytes_needed(denoiser: nn.Module, layer: Layer) -> int:
+    """Return the device memory that the second moments of a layer take while they accumulate."""
+    widths = (denoiser.get_parameter(f"{path}.weight").shape[1] for path in layer.outputs)
+    return sum(8 * columns * (columns + 1) for columns in widths)
 
 
 def step_weights(num_steps: int, lowest: float = 0.8, highest: float = 1.2) -> tuple[float, ...]:

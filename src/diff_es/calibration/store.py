@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diff_es.calibration.statistics import LayerStatistics
+from diff_es.calibration.statistics import LayerStatistics, Moments
 from diff_es.errors import InputError
 from diff_es.tensors import Shard
 
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from diff_es.denoisers import Layer
+
+
+#: Prefix of the names of moments whose steps are weighted.
+STEP_WEIGHTED = "step_weighted_"
 
 
 def shard_name(index: int) -> str:
@@ -52,15 +56,28 @@ class CalibrationStats:
         """Return what was collected for one layer in one stage."""
         tensors = self.sets[0 if len(self.sets) == 1 else stage]
         norms = {path: tensors[f"{path}/input_norms"] for path in layer.inputs if f"{path}/input_norms" in tensors}
-        linears = (*layer.inputs, layer.output)
+        linears = (*layer.inputs, *layer.outputs)
         importance = {path: tensors[f"{path}/importance"] for path in linears if f"{path}/importance" in tensors}
         similarity = tensors.get(f"{layer.name}/similarity")
         return LayerStatistics(
-            second_moment=tensors.get(f"{layer.name}/second_moment"),
-            mean=tensors.get(f"{layer.name}/mean"),
+            moments=_moments(tensors, layer, ""),
             input_norms=norms or None,
             similarity=None if similarity is None else float(similarity),
-            step_weighted_moment=tensors.get(f"{layer.name}/step_weighted_moment"),
-            step_weighted_mean=tensors.get(f"{layer.name}/step_weighted_mean"),
+            step_weighted_moments=_moments(tensors, layer, STEP_WEIGHTED),
             importance=importance or None,
         )
+
+
+def _moments(tensors: Mapping[str, Tensor], layer: Layer, prefix: str) -> dict[str, Moments] | None:
+    found = {
+        path: Moments(
+            *(tensors[f"{path}/{prefix}{part}"] for part in ("second_moment", "mean")), _rows(tensors, path, prefix)
+        )
+        for path in layer.outputs
+        if f"{path}/{prefix}second_moment" in tensors
+    }
+    return found or None
+
+
+def _rows(tensors: Mapping[str, Tensor], path: str, prefix: str) -> float:
+    return float(tensors[f"{path}/{prefix}rows"])

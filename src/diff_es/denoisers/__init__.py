@@ -4,15 +4,34 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from diff_es.denoisers import dit
+from diff_es.denoisers import (
+    dit,
+    flux,
+    flux2,
+    hunyuan_dit,
+    lumina2,
+    pixart,
+    qwen_image,
+    sana,
+    sd3,
+    unet,
+    wan,
+    z_image,
+)
+from diff_es.denoisers.calls import Call as Call
+from diff_es.denoisers.calls import each_tensor as each_tensor
+from diff_es.denoisers.calls import num_rows as num_rows
+from diff_es.denoisers.calls import on_device as on_device
+from diff_es.denoisers.calls import output_of as output_of
+from diff_es.denoisers.calls import take_rows as take_rows
 from diff_es.denoisers.fingerprint import Fingerprint as Fingerprint
 from diff_es.denoisers.fingerprint import fingerprint as fingerprint
+from diff_es.denoisers.layers import GroupFamily as GroupFamily
+from diff_es.denoisers.layers import Layer as Layer
 from diff_es.denoisers.macs import count_macs as count_macs
 from diff_es.denoisers.macs import macs_by_module as macs_by_module
-from diff_es.denoisers.spec import Conditions as Conditions
+from diff_es.denoisers.plain import check_loaded, plain_module
 from diff_es.denoisers.spec import DenoiserSpec as DenoiserSpec
-from diff_es.denoisers.spec import Layer as Layer
-from diff_es.denoisers.spec import plain_linear as plain_linear
 from diff_es.errors import UnsupportedModelError
 from diff_es.registry import Registry, suggest
 
@@ -25,8 +44,8 @@ ROUTER = "_diff_es_router"
 STITCHED = "_diff_es_stitched_plan"
 
 specs: Registry[DenoiserSpec] = Registry("denoiser")
-for _spec in (dit.SPEC,):
-    specs.register(_spec.architecture, _spec)
+for _family in (dit, unet, pixart, hunyuan_dit, sd3, flux, flux2, qwen_image, sana, lumina2, z_image, wan):
+    specs.register(_family.SPEC.architecture, _family.SPEC)
 
 
 def denoiser_of(pipe: Any) -> nn.Module:
@@ -74,6 +93,7 @@ def dense_denoiser_of(pipe: Any) -> nn.Module:
         if getattr(module, "fused_projections", False):
             raise UnsupportedModelError(f"{name} has fused q, k, v: call unfuse_qkv_projections() first.")
     for layer in spec_of(denoiser).width_layers(denoiser):
-        for path in (*layer.inputs, layer.output):
-            plain_linear(denoiser, path)
+        for path in (*layer.inputs, *layer.outputs):
+            plain_module(denoiser, path)
+            check_loaded(denoiser, path)
     return denoiser

@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from diff_es.calibration import record_calls
-from diff_es.denoisers import count_macs, denoiser_of
+from diff_es.denoisers import count_macs, denoiser_of, on_device
 from diff_es.denoisers.macs import parameters_used
 from diff_es.errors import InputError
-from diff_es.evaluation.latency import Contender, LatencyRecord, on_device
+from diff_es.evaluation.latency import Contender, LatencyRecord
 from diff_es.evaluation.latency import LatencyEntry as LatencyEntry  # noqa: PLC0414 (part of a cost: offered here)
 from diff_es.evaluation.latency import Scope as Scope  # noqa: PLC0414
 from diff_es.evaluation.memory import MemoryRecord
-from diff_es.sampling import Requests, SamplerConfig
+from diff_es.sampling import SamplerConfig, any_requests
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from diff_es.calibration import Call
+    from diff_es.denoisers import Call
     from diff_es.stages import StagePlan
 
 DENSE = "dense"
@@ -130,5 +130,5 @@ def parameters_per_stage(denoiser: nn.Module, calls: list[tuple[float, Call]], p
 
 def _calls_of_one_image(pipe: Any, sampler: SamplerConfig) -> list[tuple[float, Call]]:
     device = next(denoiser_of(pipe).parameters()).device
-    recorded = record_calls(pipe, Requests((0,), (0,)), sampler)
+    recorded = record_calls(pipe, any_requests(pipe, 1), sampler)
     return [(timestep, on_device(call, device)) for timestep, call in recorded]

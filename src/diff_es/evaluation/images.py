@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from diff_es.denoisers import denoiser_of, spec_of
 from diff_es.errors import InputError
 from diff_es.progress import track
-from diff_es.sampling import Requests, sample, seeded
+from diff_es.sampling import check_requests, sample, seeded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,8 +45,7 @@ def generate(pipe: Any, requests: ImageRequests, sampler: SamplerConfig, *, batc
     """
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size} must be at least 1.")
-    if isinstance(requests, Requests):
-        spec_of(denoiser_of(pipe)).conditions(pipe, requests.labels)
+    check_requests(pipe, requests)
     batches: list[ImageRequests] = list(requests.batches(batch_size))
     return torch.cat([_sampled(pipe, batch, sampler) for batch in track(batches, "Generating images")])
 

@@ -16,17 +16,16 @@ import numpy as np
 import torch
 
 from diff_es.calibration import record_calls
-from diff_es.denoisers import denoiser_of
+from diff_es.denoisers import denoiser_of, on_device
 from diff_es.errors import InputError
 from diff_es.evaluation.environment import device_name
 from diff_es.progress import track
 from diff_es.routing import Mode, Router, install_, remove_
-from diff_es.sampling import Requests, class_labels, sample
+from diff_es.sampling import any_requests, sample
 
 if TYPE_CHECKING:
     from diff_es.bank import ThinSource
-    from diff_es.calibration import Call
-    from diff_es.sampling import SamplerConfig
+    from diff_es.sampling import ImageRequests, SamplerConfig
     from diff_es.schedule import PruningSchedule
 
 #: "denoiser": one denoiser call, averaged over a denoising run. "pipeline": a whole call, encoders and VAE included.
@@ -153,7 +152,7 @@ def measure_batch_sizes(  # noqa: PLR0913 (facts of the measurement)
     entries: dict[str, list[LatencyEntry]] = {name: [] for name in contenders}
     device = next(denoiser_of(pipe).parameters()).device
     for size in batch_sizes:
-        requests = Requests.cycle(class_labels(pipe), size, 0)
+        requests = any_requests(pipe, size)
         for scope in scopes:
             run, calls = (_denoiser_run if scope == "denoiser" else _pipeline_run)(pipe, requests, sampler)
             times = measure_latency(dict.fromkeys(contenders, run), repeats=repeats, device=device, within=contenders)
@@ -186,7 +185,7 @@ def routing_contender(pipe: Any, source: ThinSource, schedule: PruningSchedule, 
     return contender
 
 
-def _denoiser_run(pipe: Any, requests: Requests, sampler: SamplerConfig) -> tuple[Callable[[], None], int]:
+def _denoiser_run(pipe: Any, requests: ImageRequests, sampler: SamplerConfig) -> tuple[Callable[[], None], int]:
     """Return what repeats all denoiser calls of one sampling run of the dense model, and their number."""
     device = next(denoiser_of(pipe).parameters()).device
     calls = [on_device(call, device) for _, call in record_calls(pipe, requests, sampler)]
@@ -200,16 +199,11 @@ def _denoiser_run(pipe: Any, requests: Requests, sampler: SamplerConfig) -> tupl
     return run, len(calls)
 
 
-def _pipeline_run(pipe: Any, requests: Requests, sampler: SamplerConfig) -> tuple[Callable[[], None], int]:
+def _pipeline_run(pipe: Any, requests: ImageRequests, sampler: SamplerConfig) -> tuple[Callable[[], None], int]:
     def run() -> None:
         sample(pipe, requests, sampler)
 
     return run, 1
-
-
-def on_device(call: Call, device: torch.device) -> Call:
-    """Return a denoiser call with its tensors on a device."""
-    return {name: value.to(device) if torch.is_tensor(value) else value for name, value in call.items()}
 
 
 def _per_call(record: LatencyRecord, calls: int) -> LatencyRecord:

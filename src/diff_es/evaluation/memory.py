@@ -29,7 +29,7 @@ from diff_es.bank import Bank, Pruned, ThinSource
 from diff_es.errors import ArtifactError, DiffESError, InputError
 from diff_es.progress import track
 from diff_es.routing import Router, apply_
-from diff_es.sampling import Requests, SamplerConfig, class_labels, sample
+from diff_es.sampling import SamplerConfig, any_requests, sample
 from diff_es.schedule import PruningSchedule
 
 #: "dense": as it was. "resident", "gather": routed in that mode. "stitched": one full pruned model per stage.
@@ -169,7 +169,7 @@ def _measure_here(task: MemoryTask) -> MemoryRecord:
     # Counting collects garbage, so that the gauge sees none.
     tensors, loaded = live_tensor_bytes(), gauge.now()
     gauge.reset_peak()
-    sample(pipe, Requests.cycle(class_labels(pipe), task.batch_size, 0), task.sampler)
+    sample(pipe, any_requests(pipe, task.batch_size), task.sampler)
     peak = gauge.peak()
     return MemoryRecord(
         loading_bytes=loaded - before,

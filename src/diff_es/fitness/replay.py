@@ -14,18 +14,48 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from torch import Tensor
 
-from diff_es.denoisers import spec_of
+from diff_es.denoisers import each_tensor, spec_of
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from diff_es.schedule import Levels, PruningSchedule
     from diff_es.stages import StagePlan
 
 #: Layer levels of the call's stage and of all noisier ones, batch, number of the call.
 _Key: TypeAlias = "tuple[tuple[Levels, ...], int, int]"
+
+
+@dataclass(frozen=True)
+class KnownOutput:
+    """What a denoiser's forward gave, in the form in which it gave it.
+
+    Attributes:
+        form: The class: a tuple, or a record of diffusers.
+        content: Its tensor, or its list of one tensor per sample.
+    """
+
+    form: type
+    content: Tensor | list[Tensor]
+
+    @classmethod
+    def of(cls, output: Any) -> KnownOutput:
+        """Take a copy of an output."""
+        content = output[0] if isinstance(output, tuple) else output.sample
+        return cls(type(output), each_tensor(content, lambda tensor: tensor.detach().clone()))
+
+    def copy(self) -> Any:
+        """Return an output like the one that was taken."""
+        content = each_tensor(self.content, lambda tensor: tensor.clone())
+        return (content,) if self.form is tuple else self.form(sample=content)
+
+    @property
+    def bytes(self) -> int:
+        """Its size."""
+        tensors = [self.content] if isinstance(self.content, Tensor) else self.content
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 class ReplayStore:
@@ -35,21 +65,21 @@ class ReplayStore:
         """Create an empty store of at most `limit` bytes; 0 keeps nothing (replay is off)."""
         self.limit = limit
         self.bytes = 0
-        self._outputs: OrderedDict[_Key, Tensor] = OrderedDict()
+        self._outputs: OrderedDict[_Key, KnownOutput] = OrderedDict()
 
-    def get(self, key: _Key) -> Tensor | None:
+    def get(self, key: _Key) -> KnownOutput | None:
         """Return the stored output, now the most recently used, or None."""
         if key in self._outputs:
             self._outputs.move_to_end(key)
         return self._outputs.get(key)
 
-    def put(self, key: _Key, output: Tensor) -> None:
+    def put(self, key: _Key, output: KnownOutput) -> None:
         """Keep an output."""
         self._outputs[key] = output
-        self.bytes += output.numel() * output.element_size()
+        self.bytes += output.bytes
         while self.bytes > self.limit:
             _, dropped = self._outputs.popitem(last=False)
-            self.bytes -= dropped.numel() * dropped.element_size()
+            self.bytes -= dropped.bytes
 
 
 @dataclass
@@ -79,16 +109,15 @@ def replayed(
     count = CallCount()
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        stage = plan.stage_at(spec.timestep(args, kwargs))
+        stage = plan.stage_at(spec.timestep(denoiser, args, kwargs))
         key = (schedule.layer_levels[stage:], batch, count.run + count.replayed)
         known = store.get(key)
         if known is not None:
             count.replayed += 1
-            return _wrap(known.clone(), kwargs)
+            return known.copy()
         count.run += 1
         output = original(*args, **kwargs)
-        tensor = output[0] if isinstance(output, tuple) else output.sample
-        store.put(key, tensor.detach().clone())
+        store.put(key, KnownOutput.of(output))
         return output
 
     denoiser.forward = forward
@@ -98,8 +127,3 @@ def replayed(
         del denoiser.forward
         if before is not None:
             denoiser.forward = before
-
-
-def _wrap(output: Tensor, kwargs: dict[str, Any]) -> Any:
-    """Return a stored output in the form that the caller asked for."""
-    return Transformer2DModelOutput(sample=output) if kwargs.get("return_dict", True) else (output,)

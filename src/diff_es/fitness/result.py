@@ -63,7 +63,8 @@ def _capture_latents(pipe: Any, captured: list[Tensor], *, decode: bool) -> Iter
     original = vae.decode
 
     def capture(latents: Tensor, *args: Any, **kwargs: Any) -> Any:
-        captured.append((latents.detach() * vae.config.scaling_factor).float().cpu())
+        shift = vae.config.get("shift_factor") or 0.0
+        captured.append(((latents.detach() - shift) * vae.config.scaling_factor).float().cpu())
         if not decode:
             raise _Stop
         return original(latents, *args, **kwargs)

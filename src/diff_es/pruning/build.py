@@ -15,8 +15,8 @@ from diff_es.bank.bank import BLOCK_ORDER, FORMAT, level_key, shard_name, write_
 from diff_es.denoisers import Layer, dense_denoiser_of, fingerprint, spec_of
 from diff_es.errors import InputError
 from diff_es.progress import track
-from diff_es.pruning.pruners import BankConfig, LayerTrajectory, pruners, stack_order
-from diff_es.schedule import groups_removed
+from diff_es.pruning.pruners import BankConfig, pruners, stack_order
+from diff_es.pruning.trajectory import LayerTrajectory
 from diff_es.tensors import Shard, write_tensors
 from diff_es.versions import versions
 
@@ -87,7 +87,7 @@ def _prune_stage(
     dtype = next(denoiser.parameters()).dtype
     tensors: dict[str, Tensor] = {}
     for layer in layers:
-        parameters = dict(_parameters(denoiser, (*layer.inputs, layer.output)))
+        parameters = dict(_parameters(denoiser, (*layer.inputs, *layer.outputs)))
         trajectory = pruner.trajectory(layer, parameters, stats.of(stage, layer), config)
         tensors |= _tensors(layer, trajectory, config, dtype)
     return tensors
@@ -101,10 +101,10 @@ def _parameters(denoiser: nn.Module, paths: Iterable[str]) -> Iterable[tuple[str
 
 def _tensors(layer: Layer, trajectory: LayerTrajectory, config: BankConfig, dtype: torch.dtype) -> dict[str, Tensor]:
     """Name a layer's tensors; levels that remove no more than the one before them are stored once."""
-    counts = groups_removed(layer.num_groups, config.num_levels)
+    counts = layer.removed(config.num_levels)
     distinct = [level for level, count in enumerate(counts) if level and count > counts[level - 1]]
     tensors = {f"{layer.name}/order": trajectory.order.cpu()}
-    for part, levels in (("weight", trajectory.weights), ("bias", trajectory.biases)):
-        for level in set(distinct) & set(levels):
-            tensors[f"{level_key(layer.name, level)}/{part}"] = levels[level].to("cpu", dtype)
+    for level in set(distinct) & set(trajectory.outputs):
+        key = level_key(layer.name, level)
+        tensors |= {f"{key}/{name}": tensor.to("cpu", dtype) for name, tensor in trajectory.outputs[level].items()}
     return tensors

@@ -13,19 +13,19 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from diff_es.bank import group_columns
 from diff_es.errors import InputError
 from diff_es.pruning.hessian import IndefiniteError, damped_inverse, dead_columns
 from diff_es.pruning.obs_channels import ChannelSolver
 from diff_es.pruning.obs_groups import GroupSolver
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
@@ -117,11 +117,23 @@ def obs_trajectory(  # noqa: PLR0913
             it stays singular up to `config.max_damping`.
     """
     _check_shapes(weight, hessian, group_size, removals, name)
-    _check_values(weight, hessian, name)
+    check_values(weight, hessian, name)
+    dense, moment = weight.detach(), hessian.detach()
+    return rising_damping(
+        lambda share: _solve(dense, moment, group_size, removals, (share, config.block_size)), config, name
+    )
+
+
+def rising_damping(solve: Callable[[float], T], config: ObsConfig, name: str) -> T:
+    """Call `solve` with the damping of the configuration, ten times more where that is too small, and so on.
+
+    Raises:
+        InputError: If the Hessian stays singular up to `config.max_damping`.
+    """
     damping = config.damping
     while True:
         try:
-            return _solve(weight.detach(), hessian.detach(), group_size, removals, (damping, config.block_size))
+            return solve(damping)
         except IndefiniteError as error:
             raised = damping * 10
             if raised > config.max_damping * (1 + 1e-9):
@@ -131,6 +143,20 @@ def obs_trajectory(  # noqa: PLR0913
                 ) from error
             logger.warning("%s: the Hessian is singular with damping %g; trying %g", name, damping, raised)
             damping = raised
+
+
+def group_columns(groups: torch.Tensor, group_size: int) -> torch.Tensor:
+    """Columns of the given groups: group g owns columns g * group_size … (g + 1) * group_size - 1.
+
+    Args:
+        groups: Group indices, int64, shape (n,).
+        group_size: Columns per group, at least 1.
+
+    Returns:
+        Column indices in the order of `groups`, int64, shape (n * group_size,).
+    """
+    offsets = torch.arange(group_size, device=groups.device)
+    return (groups[:, None] * group_size + offsets).flatten()
 
 
 def _solve(
@@ -177,7 +203,8 @@ def _check_shapes(
         )
 
 
-def _check_values(weight: torch.Tensor, hessian: torch.Tensor, name: str) -> None:
+def check_values(weight: torch.Tensor, hessian: torch.Tensor, name: str) -> None:
+    """Refuse weights and Hessians that are broken or no such thing."""
     for argument, tensor in (("weight", weight), ("hessian", hessian)):
         if not bool(torch.isfinite(tensor).all()):
             raise InputError(

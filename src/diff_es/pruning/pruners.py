@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
-from diff_es.bank import group_columns
 from diff_es.calibration.statistics import WHOLE_RUN
 from diff_es.errors import InputError
 from diff_es.pruning import layerdrop, magnitude, taylor, wanda
-from diff_es.pruning.hessian import centred_hessian, compensate_bias
-from diff_es.pruning.obs import ObsConfig, obs_trajectory
+from diff_es.pruning.compensate import compensate
+from diff_es.pruning.ranking import ascending_order
+from diff_es.pruning.trajectory import LayerTrajectory, merged_order
 from diff_es.registry import Registry
-from diff_es.schedule import groups_removed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from diff_es.calibration.statistics import LayerStatistics, Statistic
+    from diff_es.calibration.statistics import LayerStatistics, Moments, Statistic
     from diff_es.denoisers import Layer
 
 
@@ -47,21 +46,6 @@ class BankConfig:
             raise InputError(f"num_levels={self.num_levels} must be at least 1.")
         if not 0 < self.damping <= 1:
             raise InputError(f"damping={self.damping} must lie in (0, 1].")
-
-
-@dataclass(frozen=True)
-class LayerTrajectory:
-    """Nested snapshots of one layer.
-
-    Attributes:
-        order: All groups in the order in which they leave, int64.
-        weights: For each level ≥ 1, the compensated output projection, kept columns only; empty without compensation.
-        biases: For each level ≥ 1, its bias; empty where the bias stays.
-    """
-
-    order: Tensor
-    weights: Mapping[int, Tensor] = field(default_factory=dict)
-    biases: Mapping[int, Tensor] = field(default_factory=dict)
 
 
 #: The layer's dense parameters by path.
@@ -93,10 +77,10 @@ pruners: Registry[Pruner] = Registry("pruner")
 
 
 def _obs(layer: Layer, parameters: Parameters, statistics: LayerStatistics, config: BankConfig) -> LayerTrajectory:
-    """Eq. 2-4 on the layer's output projection."""
-    if statistics.second_moment is None or statistics.mean is None:
-        raise InputError(f"{layer.name}: OBS needs second moments; calibrate with collect=('second_moment',).")
-    return _compensated(layer, parameters, (statistics.second_moment, statistics.mean), config)
+    """Eq. 2-4 on the layer's output projections."""
+    if statistics.moments is None:
+        raise InputError(f"{layer.name}: OBS needs second moments; calibrate with {_collect('obs')}.")
+    return _compensated(layer, parameters, statistics.moments, config)
 
 
 def _obs_diff(layer: Layer, parameters: Parameters, statistics: LayerStatistics, config: BankConfig) -> LayerTrajectory:
@@ -105,64 +89,87 @@ def _obs_diff(layer: Layer, parameters: Parameters, statistics: LayerStatistics,
     The authors prune the model in packages of layers, calibrating again after each, and rank heads by a sum over their
     columns; here all layers are one package and heads are ranked as for `obs`, so that the Hessian is what differs.
     """
-    if statistics.step_weighted_moment is None or statistics.step_weighted_mean is None:
+    if statistics.step_weighted_moments is None:
         raise InputError(f"{layer.name}: OBS-Diff needs weighted moments; calibrate with {_collect('obs-diff')}.")
-    return _compensated(layer, parameters, (statistics.step_weighted_moment, statistics.step_weighted_mean), config)
+    return _compensated(layer, parameters, statistics.step_weighted_moments, config)
 
 
 def _compensated(
-    layer: Layer, parameters: Parameters, moments: tuple[Tensor, Tensor], config: BankConfig
+    layer: Layer, parameters: Parameters, moments: Mapping[str, Moments], config: BankConfig
 ) -> LayerTrajectory:
-    """Remove by OBS, given E[x xᵀ] and E[x] of the output projection's inputs."""
-    weight = parameters[f"{layer.output}.weight"]
-    moment, mean = moments[0].to(weight.device), moments[1]
-    solved = obs_trajectory(
-        weight,
-        centred_hessian(moment, mean) if config.intercept else moment,
-        group_size=layer.group_size,
-        removals=groups_removed(layer.num_groups, config.num_levels),
-        config=ObsConfig(damping=config.damping),
-        name=layer.name,
+    return compensate(
+        layer,
+        parameters,
+        moments,
+        num_levels=config.num_levels,
+        damping=config.damping,
+        intercept=config.intercept,
     )
-    levels = dict(enumerate(solved.levels[1:], start=1))
-    biases: dict[int, Tensor] = {}
-    bias = parameters.get(f"{layer.output}.bias")
-    if config.intercept and bias is not None:
-        for level, snapshot in levels.items():
-            columns = group_columns(snapshot.kept, layer.group_size)
-            biases[level] = compensate_bias(weight, mean, columns, snapshot.weight, bias)
-    return LayerTrajectory(solved.order, {level: snapshot.weight for level, snapshot in levels.items()}, biases)
 
 
-def _wanda(layer: Layer, parameters: Parameters, statistics: LayerStatistics, _: BankConfig) -> LayerTrajectory:
+def _wanda(layer: Layer, parameters: Parameters, statistics: LayerStatistics, config: BankConfig) -> LayerTrajectory:
     """Eq. 6-8 on the rows that produce the layer's groups."""
-    if statistics.input_norms is None:
-        raise InputError(f"{layer.name}: Wanda needs input norms; calibrate with collect=('input_norms',).")
-    weights = [parameters[f"{path}.weight"] for path in layer.inputs]
-    norms = [statistics.input_norms[path] for path in layer.inputs]
-    if layer.kind == "attention":
-        return LayerTrajectory(wanda.removal_order(wanda.head_scores(weights, norms, layer.num_groups)))
-    return LayerTrajectory(wanda.removal_order(wanda.channel_scores(weights[0], norms[0], layer.num_groups)))
+    norms = statistics.input_norms
+    if norms is None:
+        raise InputError(f"{layer.name}: Wanda needs input norms; calibrate with {_collect('wanda')}.")
+
+    def heads(paths: list[str], weights: list[Tensor], count: int) -> Tensor:
+        return wanda.head_scores(weights, [norms[path] for path in paths], count)
+
+    def channels(path: str, weight: Tensor, count: int) -> Tensor:
+        return wanda.channel_scores(weight, norms[path], count)
+
+    return _ranked(layer, parameters, config, (heads, channels))
 
 
-def _magnitude(layer: Layer, parameters: Parameters, _: LayerStatistics, __: BankConfig) -> LayerTrajectory:
+def _magnitude(layer: Layer, parameters: Parameters, _: LayerStatistics, config: BankConfig) -> LayerTrajectory:
     """Wanda's structure with all input norms 1."""
-    weights = [parameters[f"{path}.weight"] for path in layer.inputs]
-    if layer.kind == "attention":
-        return LayerTrajectory(magnitude.removal_order(magnitude.head_scores(weights, layer.num_groups)))
-    return LayerTrajectory(magnitude.removal_order(magnitude.channel_scores(weights[0], layer.num_groups)))
+
+    def heads(_: list[str], weights: list[Tensor], count: int) -> Tensor:
+        return magnitude.head_scores(weights, count)
+
+    def channels(_: str, weight: Tensor, count: int) -> Tensor:
+        return magnitude.channel_scores(weight, count)
+
+    return _ranked(layer, parameters, config, (heads, channels))
 
 
-def _diff_pruning(layer: Layer, _: Parameters, statistics: LayerStatistics, __: BankConfig) -> LayerTrajectory:
+def _ranked(
+    layer: Layer,
+    parameters: Parameters,
+    config: BankConfig,
+    scores: tuple[Callable[[list[str], list[Tensor], int], Tensor], Callable[[str, Tensor, int], Tensor]],
+) -> LayerTrajectory:
+    """Rank the groups of each family by the rows that produce them: heads over all their rows, channels by the mean."""
+    heads, channels = scores
+    orders = []
+    for family in layer.families:
+        spans = [span for span in family.rows if span.scored]
+        every, count = torch.arange(family.count), family.count
+        weights = [parameters[f"{span.path}.weight"].flatten(1)[span.of(every)] for span in spans]
+        paths = [span.path for span in spans]
+        if family.kind == "head":
+            own = heads(paths, weights, count)
+        else:
+            own = torch.stack([channels(*pair, count) for pair in zip(paths, weights, strict=True)]).mean(dim=0)
+        orders.append(ascending_order(own))
+    return LayerTrajectory(merged_order(layer, orders, config.num_levels))
+
+
+def _diff_pruning(layer: Layer, _: Parameters, statistics: LayerStatistics, config: BankConfig) -> LayerTrajectory:
     """First-order Taylor importance over the whole run (Diff-Pruning, arXiv 2305.10924): one pruned model, no update.
 
     Groups are ranked within their layer, and every layer loses the same share, as in the authors' code.
     """
-    if statistics.importance is None:
+    known = statistics.importance
+    if known is None:
         raise InputError(f"{layer.name}: Diff-Pruning needs importance; calibrate with {_collect('diff-pruning')}.")
-    rows = [statistics.importance[path] for path in layer.inputs]
-    scores = taylor.group_importance(rows, statistics.importance[layer.output], layer.num_groups, layer.halves)
-    return LayerTrajectory(taylor.removal_order(scores))
+    orders = []
+    for family in layer.families:
+        every = torch.arange(family.count)
+        owned = [known[span.path][span.of(every)] for span in (*family.rows, *family.columns)]
+        orders.append(taylor.removal_order(taylor.group_importance(owned, family.count)))
+    return LayerTrajectory(merged_order(layer, orders, config.num_levels))
 
 
 def _collect(method: str) -> str:

@@ -18,18 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def group_importance(
-    rows: Sequence[torch.Tensor], columns: torch.Tensor, num_groups: int, halves: int = 1
-) -> torch.Tensor:
+def group_importance(owned: Sequence[torch.Tensor], num_groups: int) -> torch.Tensor:
     """Sum the importance of rows and columns over each group.
 
     Args:
-        rows: For each input linear (q, k and v, or the first FFN linear) the importance of its rows, each
-            (halves * num_groups * rows per group,), >= 0.
-        columns: Importance of the output projection's columns, (num_groups * columns per group,), >= 0.
+        owned: Importance of the rows and columns that groups own, span by span (q, k and v; the halves of a gated
+            first linear; the output projection's columns), each (num_groups * rows per group,), >= 0.
         num_groups: Number of heads or channels, at least 1.
-        halves: Stacked copies of the groups in the rows: 2 for a gated unit such as GEGLU, where channel c owns the
-            rows c and num_groups + c.
 
     Returns:
         Importance, float64, shape (num_groups,).
@@ -37,8 +32,7 @@ def group_importance(
     Raises:
         InputError: If a length is no multiple of the number of groups.
     """
-    produced = [_grouped(vector, num_groups, halves) for vector in rows]
-    return torch.stack([*produced, _grouped(columns, num_groups, 1)]).sum(dim=0)
+    return torch.stack([_grouped(vector, num_groups) for vector in owned]).sum(dim=0)
 
 
 def removal_order(importance: torch.Tensor) -> torch.Tensor:
@@ -56,11 +50,10 @@ def removal_order(importance: torch.Tensor) -> torch.Tensor:
     return ascending_order(importance)
 
 
-def _grouped(vector: torch.Tensor, num_groups: int, halves: int) -> torch.Tensor:
-    """(halves * num_groups * n,) -> (num_groups,)."""
-    if vector.ndim != 1 or num_groups < 1 or len(vector) % (halves * num_groups):
+def _grouped(vector: torch.Tensor, num_groups: int) -> torch.Tensor:
+    """(num_groups * n,) -> (num_groups,)."""
+    if vector.ndim != 1 or num_groups < 1 or len(vector) % num_groups:
         raise InputError(
-            f"importance of shape {tuple(vector.shape)} for {num_groups} groups in {halves} halves;"
-            " give one value per row or column"
+            f"importance of shape {tuple(vector.shape)} for {num_groups} groups; give one value per row or column"
         )
-    return vector.detach().double().cpu().view(halves, num_groups, -1).sum(dim=(0, 2))
+    return vector.detach().double().cpu().view(num_groups, -1).sum(dim=1)

@@ -85,7 +85,7 @@ class Router:
 
     def on_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Point at the stage of this denoiser call."""
-        stage = self.source.plan.stage_at(self.spec.timestep(args, kwargs))
+        stage = self.source.plan.stage_at(self.spec.timestep(self._denoiser, args, kwargs))
         if stage != self.stage:
             self.point_at(stage)
 
@@ -147,8 +147,8 @@ def _placed(thin: ThinLayer, dense: Mapping[str, Tensor]) -> ThinLayer:
     once per tensor, and end the process if the file were cut while the model runs.
     """
     device = next((parameter.device for parameter in dense.values()), None)
-    weight, bias = (None if t is None else t.to(device, copy=True) for t in (thin.weight, thin.bias))
-    return replace(thin, weight=weight, bias=bias)
+    outputs = {name: tensor.to(device, copy=True) for name, tensor in thin.outputs.items()}
+    return replace(thin, outputs=outputs)
 
 
 #: (stage, index of the layer, level)

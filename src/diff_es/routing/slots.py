@@ -6,7 +6,7 @@ diffusers' forward stays untouched: a pruned layer is the same modules with thin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import torch
 from torch import nn
 
-from diff_es.bank import group_columns
 from diff_es.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -23,13 +22,13 @@ if TYPE_CHECKING:
     from diff_es.bank import ThinLayer
     from diff_es.denoisers import Layer
 
-#: A parameter, an integer, a bound forward, or None for "as in the dense model".
-Value: TypeAlias = nn.Parameter | int | Callable[..., Any] | None
+#: A parameter, an integer or shape, a bound forward, or None for "as in the dense model".
+Value: TypeAlias = nn.Parameter | int | tuple[int] | Callable[..., Any] | None
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One place in a module: a parameter, an integer attribute, or the instance's forward."""
+    """One place in a module: a parameter, an attribute, or the instance's forward."""
 
     module: nn.Module
     kind: Literal["parameter", "attribute", "forward"]
@@ -56,16 +55,16 @@ class Slot:
 
 
 def layer_slots(denoiser: nn.Module, layer: Layer) -> tuple[Slot, ...]:
-    """Return the slots of a layer: input linears, output linear, attributes, forward."""
+    """Return the slots of a layer: input modules, output linears, attributes, forwards."""
     slots = []
     for path in layer.inputs:
-        slots += [*_parameters(denoiser, path), Slot(denoiser.get_submodule(path), "attribute", "out_features")]
-    if layer.output:
-        output = denoiser.get_submodule(layer.output)
-        slots += [*_parameters(denoiser, layer.output), Slot(output, "attribute", "in_features")]
-    slots += [Slot(denoiser.get_submodule(item.module), "attribute", item.name) for item in layer.attributes]
-    if layer.absent is not None:
-        slots.append(Slot(denoiser.get_submodule(layer.name), "forward", "forward"))
+        slots += [*_parameters(denoiser, path), *_size(denoiser, path, "out")]
+    for path in layer.outputs:
+        slots += [*_parameters(denoiser, path), *_size(denoiser, path, "in")]
+    for family in layer.families:
+        slots += [Slot(denoiser.get_submodule(item.module), "attribute", item.name) for item in family.attributes]
+        if family.absent is not None:
+            slots.append(Slot(denoiser.get_submodule(family.absent.module), "forward", "forward"))
     return tuple(slots)
 
 
@@ -76,63 +75,77 @@ def layer_values(denoiser: nn.Module, layer: Layer, dense: dict[str, Tensor], th
         denoiser: Gives the modules that a replaced forward is bound to.
         layer: The layer.
         dense: The layer's dense parameters by path ("….to_q.weight").
-        thin: Kept groups and, where the pruner compensates, the output projection.
+        thin: Kept groups and, where the pruner compensates, the output projections.
 
     Raises:
         ArtifactError: the thin layer does not fit the dense one.
     """
-    _check(layer, dense, thin)
+    _check_kept(layer, thin.kept)
     kept = thin.kept.to(next(iter(dense.values())).device) if dense else thin.kept
-    columns = group_columns(kept, layer.group_size)
-    rows = torch.cat([columns + half * layer.num_groups * layer.group_size for half in range(layer.halves)])
     values: list[Value] = []
     for path in layer.inputs:
-        values += [_thin(dense[name][rows], dense[name]) for name in _names(dense, path)] + [len(rows)]
-    if layer.output:
-        values += [*_output_values(dense, layer.output, columns, thin), len(columns)]
-    values += [item.per_group * len(kept) for item in layer.attributes]
-    if layer.absent is not None:
-        values.append(MethodType(layer.absent, denoiser.get_submodule(layer.name)) if len(kept) == 0 else None)
+        names = _names(dense, path)
+        rows = layer.kept_rows(path, kept, len(dense[names[0]]))
+        values += [_thin(dense[name][rows], dense[name]) for name in names]
+        values += [len(rows)] * len(_size(denoiser, path, "out"))
+    for path in layer.outputs:
+        columns = layer.kept_columns(path, kept, dense[f"{path}.weight"].shape[1])
+        values += [*_output_values(dense, path, columns, thin), *[len(columns)] * len(_size(denoiser, path, "in"))]
+    for family, own in zip(layer.families, layer.split(kept), strict=True):
+        values += [item.value(len(own)) for item in family.attributes]
+        if family.absent is not None:
+            module = denoiser.get_submodule(family.absent.module)
+            values.append(MethodType(family.absent.forward, module) if len(own) == 0 else None)
     return tuple(values)
 
 
-def _check(layer: Layer, dense: dict[str, Tensor], thin: ThinLayer) -> None:
-    """Refuse indices that would wrap or repeat, and shapes that only a forged file can have."""
-    kept = thin.kept
+def _check_kept(layer: Layer, kept: Tensor) -> None:
+    """Refuse indices that would wrap or repeat; only a forged file can have them."""
     in_order = kept.ndim == 1 and kept.dtype == torch.int64 and bool((kept.diff() > 0).all())
     if not in_order or (len(kept) and not 0 <= int(kept[0]) <= int(kept[-1]) < layer.num_groups):
         raise ArtifactError(f"{layer.name}: the kept groups must ascend within 0…{layer.num_groups - 1}.")
-    for part, tensor in (("weight", thin.weight), ("bias", thin.bias)):
-        if tensor is not None:
-            shape = list(dense[f"{layer.output}.{part}"].shape)
-            wanted = shape if part == "bias" else [shape[0], len(kept) * layer.group_size]
-            if list(tensor.shape) != wanted:
-                raise ArtifactError(f"{layer.name}: the {part} has shape {list(tensor.shape)}, not {wanted}.")
 
 
 def dense_parameters(denoiser: nn.Module, layer: Layer) -> dict[str, Tensor]:
     """Return the layer's parameters by path, as they are now in the model."""
-    paths = [*layer.inputs, *([layer.output] if layer.output else [])]
-    linears = ((path, denoiser.get_submodule(path)) for path in paths)
-    return {f"{path}.{name}": p for path, linear in linears for name, p in linear.named_parameters(recurse=False)}
+    modules = ((path, denoiser.get_submodule(path)) for path in (*layer.inputs, *layer.outputs))
+    return {f"{path}.{name}": p for path, module in modules for name, p in module.named_parameters(recurse=False)}
 
 
 def _parameters(denoiser: nn.Module, path: str) -> list[Slot]:
-    linear = denoiser.get_submodule(path)
-    return [Slot(linear, "parameter", name) for name, _ in linear.named_parameters(recurse=False)]
+    module = denoiser.get_submodule(path)
+    return [Slot(module, "parameter", name) for name, _ in module.named_parameters(recurse=False)]
+
+
+def _size(denoiser: nn.Module, path: str, side: Literal["in", "out"]) -> list[Slot]:
+    """The attribute that says how wide a module is; a norm's is among the attributes of its layer."""
+    module = denoiser.get_submodule(path)
+    names = (f"{side}_features", f"{side}_channels")
+    return [Slot(module, "attribute", name) for name in names if name in vars(module)]
 
 
 def _names(dense: dict[str, Tensor], path: str) -> list[str]:
-    """The parameters of one linear, in the order of its slots."""
+    """The parameters of one module, in the order of its slots."""
     return [name for name in dense if name.rpartition(".")[0] == path]
 
 
 def _output_values(dense: dict[str, Tensor], path: str, columns: Tensor, thin: ThinLayer) -> list[Value]:
-    weight = dense[f"{path}.weight"]
-    values: list[Value] = [_thin(weight[:, columns] if thin.weight is None else thin.weight, weight)]
-    if f"{path}.bias" in dense:
-        values.append(None if thin.bias is None else _thin(thin.bias, dense[f"{path}.bias"]))
+    """The weight of an output projection, and its bias where it has one (None: as in the dense model)."""
+    values: list[Value] = []
+    for name in _names(dense, path):
+        solved, whole = thin.outputs.get(name), dense[name]
+        if name.endswith(".weight"):
+            wanted = (whole.shape[0], len(columns), *whole.shape[2:])
+            values.append(_thin(whole[:, columns] if solved is None else _fitting(solved, wanted, name), whole))
+        else:
+            values.append(None if solved is None else _thin(_fitting(solved, whole.shape, name), whole))
     return values
+
+
+def _fitting(tensor: Tensor, shape: Sequence[int], name: str) -> Tensor:
+    if tuple(tensor.shape) != tuple(shape):
+        raise ArtifactError(f"{name} has shape {list(tensor.shape)}, not {list(shape)}.")
+    return tensor
 
 
 def _thin(tensor: Tensor, like: Tensor) -> nn.Parameter:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from diff_es.denoisers import denoiser_of, spec_of
 from diff_es.pruning import pruners
 from diff_es.sampling import Requests, sample
-from diff_es.schedule import groups_removed
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -117,13 +116,13 @@ def _disk(session: Session) -> int:
 def _statistics(denoiser: nn.Module, layer: Layer, needs: Collection[Statistic]) -> Iterator[int]:
     """Bytes of each tensor that calibration keeps of a layer in one stage, float32."""
     if {"second_moment", "step_weighted_moment"} & set(needs):
-        columns = layer.num_groups * layer.group_size
-        yield from (4 * columns**2, 4 * columns)
+        for columns in (_weight(denoiser, path).shape[1] for path in layer.outputs):
+            yield from (4 * columns**2, 4 * columns, 4)
     if "input_norms" in needs:
-        yield from (4 * _weight(denoiser, path).shape[1] for path in layer.inputs)
+        yield from (4 * _weight(denoiser, path).shape[1] for path in layer.scored)
     if "importance" in needs:
         yield from (4 * _weight(denoiser, path).shape[0] for path in layer.inputs)
-        yield 4 * layer.num_groups * layer.group_size
+        yield from (4 * _weight(denoiser, path).shape[1] for path in layer.outputs)
     if "similarity" in needs:
         yield 4
 
@@ -132,23 +131,23 @@ def _trajectory(denoiser: nn.Module, layer: Layer, recipe: Recipe) -> Iterator[i
     """Bytes of each tensor that the bank keeps of a layer in one stage: the order, int64, and weights by level."""
     yield 8 * layer.num_groups
     if recipe.pruning.method in _COMPENSATED:
-        column = _column_bytes(denoiser, layer)
-        for removed in set(groups_removed(layer.num_groups, recipe.pruning.levels)) - {0}:
-            yield (layer.num_groups - removed) * layer.group_size * column + column * recipe.pruning.intercept
+        for removed in set(layer.removed(recipe.pruning.levels)) - {0}:
+            share = 1 - removed / layer.num_groups
+            yield from (int(share * size) for size in _outputs(denoiser, layer, intercept=recipe.pruning.intercept))
 
 
 def _thin(denoiser: nn.Module, layer: Layer, recipe: Recipe) -> Iterator[int]:
     """Bytes of each tensor that the artefact would keep of a layer in one stage if nothing were removed."""
     yield 8 * layer.num_groups
     if recipe.pruning.method in _COMPENSATED:
-        column = _column_bytes(denoiser, layer)
-        yield layer.num_groups * layer.group_size * column + column * recipe.pruning.intercept
+        yield from _outputs(denoiser, layer, intercept=recipe.pruning.intercept)
 
 
-def _column_bytes(denoiser: nn.Module, layer: Layer) -> int:
-    """Bytes of one column of a layer's output projection; its bias has as many."""
-    weight = _weight(denoiser, layer.output)
-    return weight.shape[0] * weight.element_size()
+def _outputs(denoiser: nn.Module, layer: Layer, *, intercept: bool) -> Iterator[int]:
+    """Bytes of each output projection of a layer, and of its bias."""
+    for weight in (_weight(denoiser, path) for path in layer.outputs):
+        yield weight.numel() * weight.element_size()
+        yield weight.shape[0] * weight.element_size() * intercept
 
 
 def _weight(denoiser: nn.Module, path: str) -> Tensor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from diff_es.calibration import record_calls
-from diff_es.denoisers import count_macs, dense_denoiser_of, macs_by_module, spec_of
-from diff_es.sampling import Requests, SamplerConfig
+from diff_es.calibration import first_step
+from diff_es.denoisers import count_macs, dense_denoiser_of, macs_by_module, on_device, spec_of
+from diff_es.sampling import SamplerConfig, any_requests
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,7 +61,8 @@ def inspect_model(pipe: Any) -> Inspection:
     """
     denoiser = dense_denoiser_of(pipe)
     spec = spec_of(denoiser)
-    _, call = record_calls(pipe, Requests((0,), (0,)), SamplerConfig(1, guidance_scale=1.0))[0]
+    device = next(denoiser.parameters()).device
+    call = on_device(first_step(pipe, any_requests(pipe, 1), SamplerConfig(1, guidance_scale=1.0))[0], device)
     macs = macs_by_module(denoiser, call)
     layers = spec.width_layers(denoiser)
     kinds = dict.fromkeys(layer.kind for layer in layers)

@@ -12,6 +12,7 @@ from diffusers.utils.logging import disable_progress_bar
 
 from diff_es import zoo
 from diff_es.calibration import read_folder, read_npz
+from diff_es.denoisers import denoiser_of
 from diff_es.errors import InputError
 from diff_es.images import LabelledImages
 
@@ -91,4 +92,6 @@ def load_images(data: str, size: int) -> LabelledImages:
 
 def image_size(pipe: Any) -> int:
     """Height and width in pixels of what the pipeline makes."""
-    return int(pipe.transformer.config.sample_size * 2 ** (len(pipe.vae.config.block_out_channels) - 1))
+    default = getattr(pipe, "default_sample_size", None)  # FLUX counts in latents there, its denoiser in nothing
+    latents = default or denoiser_of(pipe).config.sample_size
+    return int(latents * 2 ** (len(pipe.vae.config.block_out_channels) - 1))

@@ -20,7 +20,7 @@ from diff_es.artifacts import MANIFEST, read_record, write_record
 from diff_es.bank import Bank, Pruned
 from diff_es.baselines import SearchSettings, algorithms, journal_header, settings_for
 from diff_es.calibration import CalibrationConfig, CalibrationSource, DatasetSource, SamplingSource, calibrate, encode
-from diff_es.denoisers import denoiser_of, dense_denoiser_of, spec_of
+from diff_es.denoisers import denoiser_of, dense_denoiser_of
 from diff_es.errors import InputError
 from diff_es.fitness import TrajectoryFitness
 from diff_es.metrics import metrics
@@ -108,11 +108,10 @@ class Session:
             requests = self.requests(_CALIBRATION_RUNS, section.samples)
             return SamplingSource(requests, self.sampler, section.batch_size)
         images = load_images(section.data, image_size(self.pipe)).take(section.samples)
-        conditions = spec_of(denoiser_of(self.pipe)).conditions(self.pipe, images.labels)
         return DatasetSource(
             latents=encode(self.pipe, images.images, section.batch_size),
-            conditions=conditions,
-            guided=self.sampler.guided,
+            requests=Requests.cycle(images.labels.tolist(), len(images), 0),
+            sampler=self.sampler,
             batch_size=section.batch_size,
             seed=self.recipe.seed,
         )

@@ -1,0 +1,68 @@
+"""Denoiser calls as values: keyword arguments of one forward, which may hold tensors in dictionaries and lists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from diff_es.denoisers.spec import DenoiserSpec
+
+#: Keyword arguments of one denoiser call.
+Call: TypeAlias = dict[str, Any]
+
+
+def each_tensor(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Return a call, or a part of one, with every tensor in it replaced."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        return {name: each_tensor(part, function) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(each_tensor(part, function) for part in value)
+    return value
+
+
+def on_device(call: Call, device: torch.device | str) -> Call:
+    """Return a call with its tensors on a device."""
+    moved: Call = each_tensor(call, lambda tensor: tensor.to(device))
+    return moved
+
+
+def num_rows(spec: DenoiserSpec, call: Call) -> int:
+    """Return the number of samples in a call; both halves of a guided one count."""
+    return len(call[spec.latents_argument])
+
+
+def take_rows(spec: DenoiserSpec, call: Call, rows: Tensor) -> Call:
+    """Return a call of some of its samples.
+
+    Args:
+        spec: Says which arguments hold one row per sample.
+        call: The call.
+        rows: Numbers of the samples, int64.
+    """
+    count = num_rows(spec, call)
+
+    def taken(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value[rows.to(value.device)] if value.ndim and len(value) == count else value
+        if isinstance(value, dict):
+            return {name: taken(part) for name, part in value.items()}
+        if isinstance(value, list) and len(value) == count:
+            return [value[row] for row in rows.tolist()]
+        return value
+
+    return {name: value if name in spec.unbatched else taken(value) for name, value in call.items()}
+
+
+def output_of(result: Any) -> Tensor:
+    """Return the prediction in what a denoiser's forward gives: a tuple, or a record with `sample`.
+
+    A model that gives a list, one tensor per sample, has them stacked.
+    """
+    sample: Tensor | list[Tensor] = result[0] if isinstance(result, tuple) else result.sample
+    return sample if isinstance(sample, Tensor) else torch.stack(sample)

@@ -1,0 +1,109 @@
+"""OBS on a layer of a denoiser: its output projections as least-squares problems, solved for every level."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+
+from diff_es.pruning.hessian import centred_hessian, compensate_bias
+from diff_es.pruning.obs import ObsConfig, obs_trajectory
+from diff_es.pruning.obs_coupled import CoupledFamily, CoupledOutput, coupled_trajectory
+from diff_es.pruning.trajectory import LayerTrajectory, merged_order
+from diff_es.schedule import groups_removed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diff_es.calibration.statistics import Moments
+    from diff_es.denoisers import GroupFamily, Layer
+
+#: The order of every family, and for each level the weight of every output.
+_Solved: TypeAlias = "tuple[Sequence[Tensor], Sequence[Sequence[Tensor]]]"
+
+
+def compensate(  # noqa: PLR0913 (the settings of a bank that matter here)
+    layer: Layer,
+    parameters: Mapping[str, Tensor],
+    moments: Mapping[str, Moments],
+    *,
+    num_levels: int,
+    damping: float,
+    intercept: bool,
+) -> LayerTrajectory:
+    """Remove a layer's groups by OBS.
+
+    Where a group feeds several output projections, or heads and channels share one, the loss is the summed squared
+    error of all of them.
+
+    Args:
+        layer: The layer.
+        parameters: Its dense parameters by path.
+        moments: Of the inputs of each output projection.
+        num_levels: H.
+        damping: Added to each Hessian's diagonal, as a share of its mean.
+        intercept: Let the biases take part in the least squares.
+    """
+    weights = [parameters[f"{path}.weight"].flatten(1) for path in layer.outputs]
+    own = [moments[path] for path in layer.outputs]
+    hessians = [_hessian(part, weight.device, intercept) for part, weight in zip(own, weights, strict=True)]
+    config = ObsConfig(damping=damping)
+    if layer.coupled:
+        orders, levels = _coupled(layer, weights, hessians, [part.rows for part in own], (num_levels, config))
+    else:
+        orders, levels = _single(layer, weights[0], hessians[0], (num_levels, config))
+    order = merged_order(layer, orders, num_levels)
+    removed = layer.removed(num_levels)
+    outputs: dict[int, dict[str, Tensor]] = {}
+    for level in range(1, num_levels + 1):
+        outputs[level] = {}
+        for path, thin in zip(layer.outputs, levels[level], strict=True):
+            dense, bias = parameters[f"{path}.weight"], parameters.get(f"{path}.bias")
+            # A 1 × 1 convolution has two dimensions more.
+            outputs[level][f"{path}.weight"] = thin.reshape(*thin.shape, *dense.shape[2:])
+            if intercept and bias is not None:
+                columns = layer.kept_columns(path, order[removed[level] :].sort().values, dense.shape[1])
+                moved = compensate_bias(dense.flatten(1), moments[path].mean, columns, thin, bias)
+                outputs[level][f"{path}.bias"] = moved
+    return LayerTrajectory(order, outputs)
+
+
+def _hessian(moments: Moments, device: torch.device, intercept: bool) -> Tensor:
+    second = moments.second.to(device)
+    return centred_hessian(second, moments.mean) if intercept else second
+
+
+def _single(layer: Layer, weight: Tensor, hessian: Tensor, settings: tuple[int, ObsConfig]) -> _Solved:
+    """One family, one output."""
+    (family,) = layer.families
+    (span,) = family.columns
+    num_levels, config = settings
+    removals = groups_removed(family.count, num_levels)
+    solved = obs_trajectory(weight, hessian, group_size=span.size, removals=removals, config=config, name=layer.name)
+    return (solved.order,), tuple((level.weight,) for level in solved.levels)
+
+
+def _coupled(
+    layer: Layer,
+    weights: Sequence[Tensor],
+    hessians: Sequence[Tensor],
+    rows: Sequence[float],
+    settings: tuple[int, ObsConfig],
+) -> _Solved:
+    num_levels, config = settings
+    parts = zip(weights, hessians, rows, strict=True)
+    outputs = [CoupledOutput(weight, hessian, own / sum(rows)) for weight, hessian, own in parts]
+    families = [
+        CoupledFamily(_columns(layer, family, weights[0].device), groups_removed(family.count, num_levels))
+        for family in layer.families
+    ]
+    solved = coupled_trajectory(outputs, families, config=config, name=layer.name)
+    return solved.orders, solved.levels
+
+
+def _columns(layer: Layer, family: GroupFamily, device: torch.device) -> tuple[Tensor | None, ...]:
+    """For each output of the layer the columns of every group of a family, (groups, group size)."""
+    every = torch.arange(family.count, device=device)
+    spans = {span.path: span for span in family.columns}
+    return tuple(spans[path].of(every).view(family.count, -1) if path in spans else None for path in layer.outputs)
