@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from diff_es.bank import Bank
 from diff_es.calibration import CalibrationConfig, CalibrationStats, DatasetSource, calibrate
+from diff_es.denoisers import Layer
 from diff_es.pruning.build import build_bank
 from diff_es.pruning.pruners import BankConfig, pruners
 from diff_es.sampling import Requests, SamplerConfig
@@ -52,12 +53,11 @@ def tiny_pipe(activation: str = "gelu-approximate", seed: int = 0) -> DiTPipelin
     return pipe
 
 
-def tiny_source(count: int = 12, **settings: Any) -> DatasetSource:
+def tiny_source(count: int = 12, *, guided: bool = True, **settings: Any) -> DatasetSource:
     """Random clean latents with labels."""
     latents = torch.randn(count, 4, 4, 4, generator=torch.Generator().manual_seed(7))
-    return DatasetSource(
-        latents, Requests.cycle(range(CLASSES), count, 0), **{"sampler": SAMPLER, "batch_size": 8, **settings}
-    )
+    sampler = SAMPLER if guided else SamplerConfig(SAMPLER.num_inference_steps, guidance_scale=1.0)
+    return DatasetSource(latents, Requests.cycle(range(CLASSES), count, 0), sampler, **{"batch_size": 8, **settings})
 
 
 def tiny_stats(pipe: Any, plan: StagePlan = PLAN, *, shared: bool = False) -> CalibrationStats:
@@ -77,6 +77,19 @@ def tiny_bank(
     name, _, intercept = method.partition("+")
     config = BankConfig(name, num_levels, intercept=bool(intercept))
     return build_bank(pipe, stats or tiny_stats(pipe), PLAN, config, folder)
+
+
+def output_of(layer: Layer) -> str:
+    """Path of a layer's only output projection."""
+    (path,) = layer.outputs
+    return path
+
+
+def columns_of(layer: Layer, kept: Tensor) -> Tensor:
+    """Columns of the output projection that groups own, in a layer of one family."""
+    (family,) = layer.families
+    size = family.columns[0].size
+    return torch.arange(family.count * size).view(family.count, -1)[kept].flatten()
 
 
 def mixed_levels(bank: Bank) -> tuple[int, ...]:

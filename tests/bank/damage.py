@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -97,9 +98,9 @@ ON_OPENING = [
 
 
 def poison(folder: Path, ending: str, value: float) -> str:
-    """Put NaN or infinity into one tensor and make the manifest agree; return the tensor's name."""
+    """Put NaN or infinity into the first tensor whose name has this ending, and make the manifest agree."""
     tensors = safetensors.torch.load_file(folder / SHARD)
-    name = next(name for name in tensors if name.endswith(ending))
+    name = next(name for name in tensors if re.search(f"{ending}$", name))
     tensors[name] = torch.full_like(tensors[name], value)
     content = safetensors.torch.save(tensors)
     (folder / SHARD).write_bytes(content)

@@ -127,7 +127,7 @@ def test_values_that_are_no_numbers_are_refused(
     pipe: DiTPipeline, stats: CalibrationStats, value: float, tmp_path: Path
 ) -> None:
     save(tmp_path / "pruned", pipe, tiny_bank(pipe, "obs", stats=stats))
-    poison(tmp_path / "pruned", "ff/weight", value)
+    poison(tmp_path / "pruned", r"ff\.net\.2\.weight", value)
     with pytest.raises(ArtifactError, match=r"stage-01\.safetensors: .*weight holds NaN or infinity"):
         load(tmp_path / "pruned", pipe)
     assert not is_routed(pipe)

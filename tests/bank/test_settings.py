@@ -49,19 +49,19 @@ def test_levels_that_remove_as_much_are_stored_once_and_read_alike(method: str) 
     coarse, fine = (tiny_bank(pipe, method, levels, stats=stats) for levels in (HEADS, 4 * HEADS))
     attention = spec_of(denoiser_of(pipe)).width_layers(denoiser_of(pipe))[0]
     assert attention.kind == "attention"
-    stored = [key for key in fine.shards[0] if key.startswith(attention.name) and key.endswith("/weight")]
+    stored = [key for key in fine.shards[0] if key.startswith(attention.name) and key.endswith(".weight")]
     assert len(stored) == (HEADS if method.startswith("obs") else 0)
     for level in range(1, 4 * HEADS + 1):
         removed = (2 * level + 4) // 8  # of 4 heads, with H = 16
         thin = fine.thin(1, attention, level)
         if removed == 0:
-            assert thin.weight is None
+            assert not thin.outputs
             assert thin.kept.tolist() == list(range(HEADS))
             continue
         same = coarse.thin(1, attention, removed)
         assert torch.equal(thin.kept, same.kept)
-        assert (thin.weight is None) == (same.weight is None)
-        assert thin.weight is None or torch.equal(thin.weight, same.weight)
+        assert thin.outputs.keys() == same.outputs.keys()
+        assert all(torch.equal(tensor, same.outputs[name]) for name, tensor in thin.outputs.items())
 
 
 @pytest.mark.parametrize(
@@ -80,10 +80,11 @@ def test_impossible_shapes_are_refused() -> None:
     denoiser = denoiser_of(pipe)
     layer = spec_of(denoiser).width_layers(denoiser)[0]
     thin = tiny_bank(pipe, "obs+intercept").thin(0, layer, 1)
-    assert thin.weight is not None
-    assert thin.bias is not None
-    for forged in (replace(thin, weight=thin.weight[:, 1:]), replace(thin, bias=thin.bias[1:])):
-        with pytest.raises(ArtifactError, match="shape"):
+    assert set(thin.outputs) == {f"{layer.outputs[0]}.{part}" for part in ("weight", "bias")}
+    for name, tensor in thin.outputs.items():
+        shorter = tensor[:, 1:] if name.endswith("weight") else tensor[1:]
+        forged = replace(thin, outputs={**thin.outputs, name: shorter})
+        with pytest.raises(ArtifactError, match=rf"{name} has shape"):
             layer_values(denoiser, layer, dense_parameters(denoiser, layer), forged)
 
 

@@ -17,7 +17,19 @@ from diff_es.errors import InputError
 from diff_es.pruning.build import build_bank
 from diff_es.pruning.pruners import BankConfig
 from diff_es.schedule import groups_removed
-from support import HEADS, LAYERS, METHODS, PLAN, is_depth, tiny_bank, tiny_pipe, tiny_source, tiny_stats
+from support import (
+    HEADS,
+    LAYERS,
+    METHODS,
+    PLAN,
+    columns_of,
+    is_depth,
+    output_of,
+    tiny_bank,
+    tiny_pipe,
+    tiny_source,
+    tiny_stats,
+)
 
 WIDTH_METHODS = METHODS[:-1]
 
@@ -39,10 +51,6 @@ def layers_of(pipe: DiTPipeline, *, blocks: bool = False) -> tuple[Layer, ...]:
     return spec_of(pipe.transformer).layers(pipe.transformer, blocks=blocks)
 
 
-def columns_of(layer: Layer, kept: Tensor) -> Tensor:
-    return torch.arange(layer.num_groups * layer.group_size).view(layer.num_groups, -1)[kept].flatten()
-
-
 def least_squares(weight: Tensor, hessian: Tensor, kept: Tensor) -> Tensor:
     """The weight on the kept columns that is nearest to W x in the mean, damped by 1 % of the mean diagonal."""
     damped = hessian + 0.01 * hessian.diagonal().mean() * torch.eye(len(hessian), dtype=torch.float64)
@@ -57,27 +65,26 @@ def test_every_level_equals_the_closed_form(
     bank = tiny_bank(pipe, method, num_levels, stats=stats)
     for stage in range(PLAN.num_stages):
         for layer in layers_of(pipe):
-            output = pipe.transformer.get_submodule(layer.output)
+            path = output_of(layer)
+            output = pipe.transformer.get_submodule(path)
             weight, bias = output.weight.detach(), output.bias.detach()
-            found = stats.of(stage, layer)
-            assert found.second_moment is not None
-            assert found.mean is not None
-            hessian, mean = found.second_moment.double(), found.mean.double()
+            moments = stats.of(stage, layer).moments
+            assert moments is not None
+            hessian, mean = moments[path].second.double(), moments[path].mean.double()
             if method == "obs+intercept":
                 hessian = hessian - torch.outer(mean, mean)
             for level in range(1, num_levels + 1):
                 thin = bank.thin(stage, layer, level)
                 kept = columns_of(layer, thin.kept)
-                assert thin.weight is not None
-                assert thin.weight.dtype == torch.float64
+                solved = thin.outputs[f"{path}.weight"]
+                assert solved.dtype == torch.float64
                 expected = least_squares(weight, hessian, kept)
-                assert (thin.weight - expected).norm() <= 1e-6 * weight.norm(), (stage, layer.name, level)
+                assert (solved - expected).norm() <= 1e-6 * weight.norm(), (stage, layer.name, level)
                 if method == "obs":
-                    assert thin.bias is None
+                    assert f"{path}.bias" not in thin.outputs
                 else:
-                    assert thin.bias is not None
                     shift = weight @ mean - expected @ mean[kept]
-                    torch.testing.assert_close(thin.bias, bias + shift, rtol=1e-6, atol=1e-9)
+                    torch.testing.assert_close(thin.outputs[f"{path}.bias"], bias + shift, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("num_levels", [1, HEADS, 7, 16])
@@ -91,8 +98,8 @@ def test_kept_sets_are_nested(pipe: DiTPipeline, stats: CalibrationStats, method
                 thin = bank.thin(stage, layer, level)
                 assert thin.kept.tolist() == sorted(set(thin.kept.tolist()))
                 kept.append(set(thin.kept.tolist()))
-                if thin.weight is not None:
-                    assert thin.weight.shape[1] == len(thin.kept) * layer.group_size
+                for name, tensor in thin.outputs.items():
+                    assert name.endswith("bias") or tensor.shape[1] == len(columns_of(layer, thin.kept))
             assert all(later <= earlier for earlier, later in pairwise(kept))
             assert [layer.num_groups - len(groups) for groups in kept] == list(
                 groups_removed(layer.num_groups, num_levels)
@@ -121,10 +128,11 @@ def test_scores_of_the_rows_decide(pipe: DiTPipeline, stats: CalibrationStats, m
             scores = []
             for group in range(layer.num_groups):
                 rows = columns_of(layer, torch.tensor([group]))
-                halves = [rows + half * layer.num_groups * layer.group_size for half in range(layer.halves)]
+                width = pipe.transformer.get_submodule(output_of(layer)).in_features
                 total = 0.0
                 for path in layer.inputs:
-                    weight = pipe.transformer.get_submodule(path).weight.detach()[torch.cat(halves)].abs()
+                    whole = pipe.transformer.get_submodule(path).weight.detach()
+                    weight = whole[torch.cat([rows + half for half in range(0, len(whole), width)])].abs()
                     total += float((weight * (norms[path].double() if method == "wanda" else 1.0)).sum())
                 scores.append(total)
             order = torch.tensor(scores, dtype=torch.float64).argsort()
@@ -155,9 +163,8 @@ def test_shared_calibration_makes_one_set_for_all_stages(pipe: DiTPipeline, meth
     for layer in layers_of(pipe, blocks=bank.depth):
         first, last = bank.thin(0, layer, 2), bank.thin(2, layer, 2)
         assert torch.equal(first.kept, last.kept)
-        assert (first.weight is None) == (method in ("wanda", "magnitude", "layerdrop"))
-        if first.weight is not None and last.weight is not None:
-            assert torch.equal(first.weight, last.weight)
+        assert (not first.outputs) == (method in ("wanda", "magnitude", "layerdrop"))
+        assert all(torch.equal(tensor, last.outputs[name]) for name, tensor in first.outputs.items())
     assert len(bank.uniform_allocation().table) == PLAN.num_stages
 
 

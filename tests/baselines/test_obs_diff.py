@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import DiTPipeline
-from torch import Tensor
 
 from diff_es.bank import Bank
 from diff_es.calibration import CalibrationConfig, CalibrationStats, SamplingSource, calibrate
@@ -15,7 +14,7 @@ from diff_es.pruning import BankConfig, build_bank, pruners
 from diff_es.routing import routed
 from diff_es.sampling import Requests, sample
 from diff_es.stages import StagePlan
-from support import HEADS, PLAN, REQUESTS, SAMPLER, same_state, snapshot, tiny_pipe, tiny_source
+from support import HEADS, PLAN, REQUESTS, SAMPLER, columns_of, output_of, same_state, snapshot, tiny_pipe, tiny_source
 
 METHOD = "obs-diff"
 #: As the authors do: the inputs that the dense model meets while it samples.
@@ -39,10 +38,6 @@ def layers_of(pipe: DiTPipeline) -> tuple[Layer, ...]:
     return spec_of(pipe.transformer).width_layers(pipe.transformer)
 
 
-def columns_of(layer: Layer, kept: Tensor) -> Tensor:
-    return torch.arange(layer.num_groups * layer.group_size).view(layer.num_groups, -1)[kept].flatten()
-
-
 @pytest.mark.parametrize("intercept", [False, True])
 def test_every_level_solves_the_weighted_least_squares(
     pipe: DiTPipeline, stats: CalibrationStats, intercept: bool
@@ -50,24 +45,23 @@ def test_every_level_solves_the_weighted_least_squares(
     """The weight on the kept columns that is nearest to W x in the weighted mean, damped by 1 % of the diagonal."""
     bank = build_bank(pipe, stats, PLAN, BankConfig(METHOD, HEADS, intercept=intercept))
     for layer in layers_of(pipe):
-        found = stats.of(0, layer)
-        assert found.step_weighted_moment is not None
-        assert found.step_weighted_mean is not None
-        hessian, mean = found.step_weighted_moment.double(), found.step_weighted_mean.double()
+        path = output_of(layer)
+        moments = stats.of(0, layer).step_weighted_moments
+        assert moments is not None
+        hessian, mean = moments[path].second.double(), moments[path].mean.double()
         if intercept:
             hessian = hessian - torch.outer(mean, mean)
         damped = hessian + 0.01 * hessian.diagonal().mean() * torch.eye(len(hessian), dtype=torch.float64)
-        output = pipe.transformer.get_submodule(layer.output)
+        output = pipe.transformer.get_submodule(path)
         weight, bias = output.weight.detach(), output.bias.detach()
         for level in range(1, HEADS + 1):
             thin = bank.thin(0, layer, level)
             kept = columns_of(layer, thin.kept)
             expected = torch.linalg.solve(damped[kept][:, kept], damped[kept] @ weight.T).T
-            assert thin.weight is not None
-            assert (thin.weight - expected).norm() <= 1e-6 * weight.norm(), (layer.name, level)
-            assert (thin.bias is None) == (not intercept)
-            if thin.bias is not None:
-                torch.testing.assert_close(thin.bias, bias + weight @ mean - expected @ mean[kept])
+            assert (thin.outputs[f"{path}.weight"] - expected).norm() <= 1e-6 * weight.norm(), (layer.name, level)
+            assert (f"{path}.bias" in thin.outputs) == intercept
+            if intercept:
+                torch.testing.assert_close(thin.outputs[f"{path}.bias"], bias + weight @ mean - expected @ mean[kept])
 
 
 def test_the_weights_of_the_steps_change_the_result(pipe: DiTPipeline, stats: CalibrationStats) -> None:
@@ -78,9 +72,8 @@ def test_the_weights_of_the_steps_change_the_result(pipe: DiTPipeline, stats: Ca
     even = {name: torch.stack([tensors[name] for tensors in by_step]).mean(dim=0) for name in by_step[0]}
     plain = build_bank(pipe, CalibrationStats((even,), PLAN.num_stages), PLAN, BankConfig("obs", HEADS))
     for layer in layers_of(pipe):
-        first, second = weighted.thin(0, layer, 1).weight, plain.thin(0, layer, 1).weight
-        assert first is not None
-        assert second is not None
+        name = f"{output_of(layer)}.weight"
+        first, second = (bank.thin(0, layer, 1).outputs[name] for bank in (weighted, plain))
         assert not torch.allclose(first, second, rtol=1e-4)
 
 

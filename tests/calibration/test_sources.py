@@ -11,12 +11,14 @@ from diffusers import (
     DDPMScheduler,
     DiTPipeline,
     DPMSolverMultistepScheduler,
+    EDMEulerScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
 )
 from torch import Tensor
 
 from diff_es.calibration import CalibrationConfig, DatasetSource, SamplingSource, calibrate, record_calls
+from diff_es.calibration.noise import add_noise, prediction_target
 from diff_es.errors import InputError
 from diff_es.sampling import Requests, SamplerConfig, sample
 from diff_es.stages import StagePlan
@@ -139,15 +141,27 @@ def test_noise_is_added_as_the_denoiser_meets_it(pipe: DiTPipeline, kind: type[A
             torch.testing.assert_close(after["hidden_states"][row : row + 1], scaled, rtol=1e-4, atol=1e-4)
 
 
-def test_a_flow_scheduler_is_refused(pipe: DiTPipeline) -> None:
-    pipe.scheduler = FlowMatchEulerDiscreteScheduler()
-    with pytest.raises(InputError, match=r"FlowMatchEulerDiscreteScheduler.*SamplingSource"):
+def test_a_scheduler_of_another_kind_is_refused(pipe: DiTPipeline) -> None:
+    pipe.scheduler = EDMEulerScheduler()
+    with pytest.raises(InputError, match=r"EDMEulerScheduler.*SamplingSource"):
         next(tiny_source().calls(pipe, PLAN, 0))
 
 
-def test_no_latents_are_refused() -> None:
-    with pytest.raises(InputError, match="latents is empty"):
-        DatasetSource(torch.empty(0, 4, 4, 4), {"class_labels": torch.empty(0, dtype=torch.int64)})
+def test_the_noise_of_a_flow_lies_on_the_straight_line() -> None:
+    """As diffusers' own flow scheduler has it, at the timesteps of its sampling run."""
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    scheduler.set_timesteps(8)
+    clean, noise = torch.randn(2, 8, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    expected = scheduler.scale_noise(clean, scheduler.timesteps, noise)
+    torch.testing.assert_close(add_noise(scheduler, clean, noise, scheduler.timesteps), expected)
+    torch.testing.assert_close(prediction_target(scheduler, clean, noise, scheduler.timesteps), noise - clean)
+
+
+def test_every_latent_needs_a_label_or_prompt() -> None:
+    with pytest.raises(InputError, match="0 latents and 1 labels or prompts"):
+        DatasetSource(torch.empty(0, 4, 4, 4), Requests((0,), (0,)))
+    with pytest.raises(InputError, match="3 latents and 2 labels or prompts"):
+        DatasetSource(torch.zeros(3, 4, 4, 4), Requests((0, 1), (0, 1)))
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])

@@ -13,11 +13,12 @@ from diffusers import DiTPipeline
 from torch import Tensor
 
 from diff_es.calibration import CalibrationConfig, CalibrationStats, LayerStatistics, SamplingSource, calibrate
+from diff_es.calibration.statistics import Moments
 from diff_es.denoisers import Layer, spec_of
 from diff_es.errors import ArtifactError, InputError
 from diff_es.sampling import Requests, SamplerConfig
 from diff_es.stages import StagePlan
-from support import LAYERS, PLAN, REQUESTS, SAMPLER, snapshot, tiny_pipe, tiny_source, tiny_stats
+from support import LAYERS, PLAN, REQUESTS, SAMPLER, output_of, snapshot, tiny_pipe, tiny_source, tiny_stats
 
 
 @pytest.fixture(scope="module")
@@ -42,23 +43,29 @@ def captured(pipe: DiTPipeline, path: str, stage: int | None) -> tuple[Tensor, T
         inputs.append(args[0].double())
         outputs.append(output.double())
 
+    calls = list(tiny_source().calls(pipe, PLAN, stage))  # the source runs the model too: not to be watched
     handle = pipe.transformer.get_submodule(path).register_forward_hook(keep)
     with torch.no_grad():
-        for call in tiny_source().calls(pipe, PLAN, stage):
+        for call in calls:
             pipe.transformer(**call)
     handle.remove()
     return torch.cat(inputs), torch.cat(outputs)
 
 
+def moments_of(stats: CalibrationStats, stage: int, layer: Layer) -> Moments:
+    moments = stats.of(stage, layer).moments
+    assert moments is not None
+    return moments[output_of(layer)]
+
+
 @pytest.mark.parametrize("stage", range(PLAN.num_stages))
 def test_second_moment_and_mean(pipe: DiTPipeline, stats: CalibrationStats, stage: int) -> None:
     for layer in layers_of(pipe):
-        x = captured(pipe, layer.output, stage)[0].flatten(0, 1)
-        found = stats.of(stage, layer)
-        assert found.second_moment is not None
-        assert found.mean is not None
-        torch.testing.assert_close(found.second_moment.double(), x.T @ x / len(x), rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(found.mean.double(), x.mean(dim=0), rtol=1e-5, atol=1e-6)
+        x = captured(pipe, output_of(layer), stage)[0].flatten(0, 1)
+        moments = moments_of(stats, stage, layer)
+        torch.testing.assert_close(moments.second.double(), x.T @ x / len(x), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(moments.mean.double(), x.mean(dim=0), rtol=1e-5, atol=1e-6)
+        assert moments.rows == len(x)
 
 
 @pytest.mark.parametrize("stage", range(PLAN.num_stages))
@@ -81,7 +88,7 @@ def test_block_similarity(pipe: DiTPipeline, stats: CalibrationStats, stage: int
 
 
 def test_stages_differ(pipe: DiTPipeline, stats: CalibrationStats) -> None:
-    moments = [stats.of(stage, layers_of(pipe)[0]).second_moment for stage in range(3)]
+    moments = [moments_of(stats, stage, layers_of(pipe)[0]).second for stage in range(3)]
     assert not torch.equal(moments[0], moments[1])
     assert not torch.equal(moments[1], moments[2])
 
@@ -110,18 +117,19 @@ def test_autocast_does_not_spoil_the_second_moment(pipe: DiTPipeline) -> None:
     """Inside bfloat16 autocast the activations are rounded, but their products are not rounded again."""
     layer = layers_of(pipe)[1]
     with torch.autocast("cpu", torch.bfloat16):
-        found = calibrate(pipe, tiny_source(), CalibrationConfig(PLAN, ("second_moment",))).of(1, layer)
-        x = captured(pipe, layer.output, 1)[0].flatten(0, 1)
-    assert found.second_moment is not None
-    assert found.second_moment.dtype == torch.float32
+        stats = calibrate(pipe, tiny_source(), CalibrationConfig(PLAN, ("second_moment",)))
+        x = captured(pipe, output_of(layer), 1)[0].flatten(0, 1)
+    found = moments_of(stats, 1, layer).second
+    assert found.dtype == torch.float32
     exact = x.T @ x / len(x)
-    assert (found.second_moment - exact).norm() <= 1e-6 * exact.norm()
+    assert (found - exact).norm() <= 1e-6 * exact.norm()
     rounded = (x.bfloat16().T @ x.bfloat16()).double() / len(x)
     assert (rounded - exact).norm() > 1e-4 * exact.norm(), "the test could not tell the two apart"
 
 
 def test_only_what_is_wanted_is_collected(pipe: DiTPipeline) -> None:
-    kinds = {"second_moment": {"second_moment", "mean"}, "input_norms": {"input_norms"}, "similarity": {"similarity"}}
+    moments = {"second_moment", "mean", "rows"}
+    kinds = {"second_moment": moments, "input_norms": {"input_norms"}, "similarity": {"similarity"}}
     for wanted, expected in kinds.items():
         found = calibrate(pipe, tiny_source(), CalibrationConfig(PLAN, (wanted,)))  # type: ignore[arg-type]
         assert {name.rpartition("/")[2] for name in found.sets[0]} == expected
@@ -139,9 +147,9 @@ def test_shared_calibration_serves_every_stage(pipe: DiTPipeline) -> None:
     assert stats.shared
     assert len(stats.sets) == 1
     for layer in layers_of(pipe):
-        x = captured(pipe, layer.output, None)[0].flatten(0, 1)
+        x = captured(pipe, output_of(layer), None)[0].flatten(0, 1)
         for stage in range(3):
-            moment = stats.of(stage, layer).second_moment
+            moment = moments_of(stats, stage, layer).second
             assert moment is not None
             torch.testing.assert_close(moment.double(), x.T @ x / len(x), rtol=1e-5, atol=1e-6)
 
@@ -206,7 +214,7 @@ def test_wrong_numbers_of_sets_are_refused(stats: CalibrationStats) -> None:
 def test_the_sampling_source_feeds_every_layer(pipe: DiTPipeline) -> None:
     stats = calibrate(pipe, SamplingSource(Requests.cycle(range(10), 3, 0), SAMPLER), CalibrationConfig(PLAN))
     for layer in layers_of(pipe):
-        moment = stats.of(2, layer).second_moment
+        moment = moments_of(stats, 2, layer).second
         assert moment is not None
         assert float(torch.linalg.eigvalsh(moment.double()).min()) > -1e-6
     assert len(layers_of(pipe)) == 2 * LAYERS

@@ -12,12 +12,12 @@ import torch
 from diffusers import DiTPipeline, HeunDiscreteScheduler
 from torch import Tensor
 
-from diff_es.calibration import CalibrationConfig, CalibrationSource, SamplingSource, calibrate
-from diff_es.calibration.statistics import step_weights
+from diff_es.calibration import CalibrationConfig, CalibrationSource, CalibrationStats, SamplingSource, calibrate
+from diff_es.calibration.statistics import Moments, step_weights
 from diff_es.denoisers import Layer, spec_of
 from diff_es.sampling import Requests
 from diff_es.stages import StagePlan
-from support import PLAN, SAMPLER, tiny_pipe, tiny_source
+from support import PLAN, SAMPLER, output_of, tiny_pipe, tiny_source
 
 CONFIG = CalibrationConfig(PLAN, ("step_weighted_moment",))
 
@@ -45,6 +45,12 @@ def test_weights_decrease_from_highest_to_lowest(num_steps: int) -> None:
     assert drops == sorted(drops), "logarithmic: the fall is steepest at the end"
 
 
+def weighted_moments(stats: CalibrationStats, stage: int, layer: Layer) -> Moments:
+    moments = stats.of(stage, layer).step_weighted_moments
+    assert moments is not None
+    return moments[output_of(layer)]
+
+
 def moments_by_step(
     pipe: DiTPipeline, source: CalibrationSource, layer: Layer, plan: StagePlan
 ) -> list[tuple[Tensor, Tensor]]:
@@ -54,7 +60,7 @@ def moments_by_step(
     for stage in reversed(range(plan.num_stages)):
         seen.clear()
         calls: list[dict[str, Any]] = list(source.calls(pipe, plan, stage))
-        linear = pipe.transformer.get_submodule(layer.output)
+        linear = pipe.transformer.get_submodule(output_of(layer))
         handle = linear.register_forward_pre_hook(lambda _, args: seen.append(args[0].double().flatten(0, 1)))
         with torch.no_grad():
             for call in calls:
@@ -75,14 +81,13 @@ def test_the_moment_is_the_weighted_mean_over_steps(kind: str) -> None:
     alphas = torch.tensor([0.8 + 0.4 * math.log(6 - t + 1) / math.log(6) for t in range(1, 7)], dtype=torch.float64)
     for layer in layers_of(pipe):
         found = stats.of(1, layer)
-        assert found.second_moment is None, "a plain OBS bank cannot be made from it by mistake"
-        assert found.step_weighted_moment is not None
-        assert found.step_weighted_mean is not None
+        assert found.moments is None, "a plain OBS bank cannot be made from it by mistake"
+        weighted = weighted_moments(stats, 1, layer)
         steps = moments_by_step(pipe, source, layer, plan)
         moment = sum(a * m for a, (m, _) in zip(alphas, steps, strict=True)) / alphas.sum()
         mean = sum(a * m for a, (_, m) in zip(alphas, steps, strict=True)) / alphas.sum()
-        torch.testing.assert_close(found.step_weighted_moment.double(), moment, rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(found.step_weighted_mean.double(), mean, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(weighted.second.double(), moment, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(weighted.mean.double(), mean, rtol=1e-5, atol=1e-6)
         even = sum(m for m, _ in steps) / 6
         assert (moment - even).norm() > 1e-4 * even.norm(), "the test could not tell the weights from even ones"
 
@@ -100,8 +105,7 @@ def test_a_timestep_that_the_sampler_visits_twice_is_one_step() -> None:
     steps = moments_by_step(pipe, source, layer, distinct)
     weights = step_weights(6)
     expected = sum(w * m for w, (m, _) in zip(weights, steps, strict=True)) / sum(weights)
-    found = stats.of(0, layer).step_weighted_moment
-    assert found is not None
+    found = weighted_moments(stats, 0, layer).second
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -120,7 +124,5 @@ def test_a_finished_set_is_read_again(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.glob("*.safetensors")] == ["stage-00.safetensors"]
     again = calibrate(pipe, tiny_source(seed=5), CONFIG, tmp_path)  # another seed: it is not asked
     for layer in layers_of(pipe):
-        first, second = stats.of(0, layer).step_weighted_moment, again.of(2, layer).step_weighted_moment
-        assert first is not None
-        assert second is not None
-        assert torch.equal(first, second)
+        first, second = weighted_moments(stats, 0, layer), weighted_moments(again, 2, layer)
+        assert torch.equal(first.second, second.second)

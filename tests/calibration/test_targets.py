@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DiTPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, DiTPipeline, EDMEulerScheduler
 from torch import Tensor
 
 from diff_es.calibration import SamplingSource
@@ -33,7 +33,7 @@ def test_the_noise_of_a_noisy_latent_is_the_target(pipe: DiTPipeline) -> None:
     source = tiny_source(guided=False, batch_size=12)
     call, noise = only(source.targets(pipe, 500.0))
     assert call["timestep"].tolist() == [500] * 12
-    assert call["class_labels"].tolist() == source.conditions["class_labels"].tolist()
+    assert call["class_labels"].tolist() == list(source.requests.labels)
     own = DDPMScheduler.from_config(pipe.scheduler.config)
     torch.testing.assert_close(call["hidden_states"], own.add_noise(source.latents, noise, call["timestep"]))
     assert abs(float(noise.mean())) < 0.15
@@ -75,8 +75,8 @@ def test_other_predictions_are_refused(pipe: DiTPipeline) -> None:
     predicts(pipe, "sample")
     with pytest.raises(InputError, match=r"epsilon or v_prediction; DDIMScheduler says 'sample'"):
         next(tiny_source().targets(pipe, 1.0))
-    pipe.scheduler = FlowMatchEulerDiscreteScheduler()
-    with pytest.raises(InputError, match=r"FlowMatchEulerDiscreteScheduler says None"):
+    pipe.scheduler = EDMEulerScheduler()
+    with pytest.raises(InputError, match=r"EDMEulerScheduler.*no alphas_cumprod and is no flow"):
         next(tiny_source().targets(pipe, 1.0))
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import DiTPipeline, PixArtTransformer2DModel
+from diffusers import DiTPipeline
 from torch import nn
 
 from diff_es.denoisers import denoiser_of, dense_denoiser_of, fingerprint, spec_of
 from diff_es.errors import InputError, UnsupportedModelError
 from diff_es.routing import apply_
+from diff_es.sampling import Requests, check_requests
 from support import HEADS, LAYERS, tiny_bank, tiny_pipe
 
 
@@ -24,6 +25,10 @@ class LoraLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.base_layer(x) + self.up(self.down(x))
+
+
+class DiTTransformer3DModel(nn.Module):
+    """A denoiser that no spec describes."""
 
 
 class Int8Tensor(torch.Tensor):
@@ -105,12 +110,8 @@ def test_a_routed_model_is_refused(pipe: DiTPipeline) -> None:
 
 
 def test_an_unknown_denoiser_is_refused(pipe: DiTPipeline) -> None:
-    pipe.transformer = PixArtTransformer2DModel(
-        num_attention_heads=1, attention_head_dim=8, cross_attention_dim=8, num_layers=1, sample_size=4
-    )
-    with pytest.raises(
-        UnsupportedModelError, match=r"PixArtTransformer2DModel is not supported.*DiTTransformer2DModel"
-    ):
+    pipe.transformer = DiTTransformer3DModel()
+    with pytest.raises(UnsupportedModelError, match=r"DiTTransformer3DModel is not supported.*DiTTransformer2DModel"):
         dense_denoiser_of(pipe)
 
 
@@ -122,18 +123,17 @@ def test_a_pipeline_without_denoiser_is_refused(pipe: DiTPipeline) -> None:
 
 def test_a_call_without_timestep_is_refused(pipe: DiTPipeline) -> None:
     spec = spec_of(pipe.transformer)
-    assert spec.timestep((None, torch.tensor([3.0, 3.0])), {}) == 3.0
-    assert spec.timestep((), {"timestep": 7}) == 7.0
+    assert spec.timestep(pipe.transformer, (None, torch.tensor([3.0, 3.0])), {}) == 3.0
+    assert spec.timestep(pipe.transformer, (), {"timestep": 7}) == 7.0
     with pytest.raises(UnsupportedModelError, match="without 'timestep'"):
-        spec.timestep((torch.zeros(1),), {})
+        spec.timestep(pipe.transformer, (torch.zeros(1),), {})
 
 
 @pytest.mark.parametrize("label", [-1, 10, 1000])
 def test_labels_out_of_range_are_refused(pipe: DiTPipeline, label: int) -> None:
-    conditions = spec_of(pipe.transformer).conditions
-    assert conditions(pipe, [0, 9])["class_labels"].tolist() == [0, 9]
+    check_requests(pipe, Requests((0, 9), (0, 1)))
     with pytest.raises(InputError, match=rf"class_labels=\[{label}\].*0…9"):
-        conditions(pipe, [3, label])
+        check_requests(pipe, Requests((3, label), (0, 1)))
 
 
 def test_the_fingerprint_tells_weights_and_dtype_apart(pipe: DiTPipeline) -> None:

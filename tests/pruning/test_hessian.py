@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diff_es.bank import group_columns
 from diff_es.errors import InputError
 from diff_es.pruning import ObsConfig, centred_hessian, compensate_bias, damped_hessian, obs_trajectory
+from diff_es.pruning.obs import group_columns
 
 TINY = ObsConfig(damping=1e-10)
 

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diff_es.bank import group_columns
 from diff_es.errors import InputError
+from diff_es.pruning.obs import group_columns
 from diff_es.schedule import groups_removed
 
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_obs import plain_obs
 
-from diff_es.bank import group_columns
 from diff_es.errors import InputError
 from diff_es.pruning import ObsConfig, ObsTrajectory, obs_trajectory
+from diff_es.pruning.obs import group_columns
 
 CONFIG = ObsConfig()
 

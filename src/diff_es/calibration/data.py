@@ -83,8 +83,8 @@ def encode(pipe: Any, images: npt.NDArray[np.uint8], batch_size: int = 64) -> Te
     for start in track(range(0, len(images), batch_size), "Encoding images"):
         scaled = to_tensor(images[start : start + batch_size]).to(parameter.device, parameter.dtype)
         latents.append(pipe.vae.encode(scaled).latent_dist.mean.float().cpu())
-    shift = pipe.vae.config.get("shift_factor") or 0.0
-    return (torch.cat(latents) - shift) * pipe.vae.config.scaling_factor
+    shift, scale = pipe.vae.config.get("shift_factor") or 0.0, pipe.vae.config.scaling_factor
+    return (torch.cat(latents) - float(shift)) * float(scale)
 
 
 def image_files(folder: Path) -> list[Path]:

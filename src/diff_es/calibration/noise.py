@@ -26,16 +26,25 @@ def add_noise(scheduler: Any, clean: Tensor, noise: Tensor, timesteps: Tensor) -
     Raises:
         InputError: the scheduler is of neither kind.
     """
+    check_process(scheduler)
     if is_flow(scheduler):
         sigma = _sigma(scheduler, clean, timesteps)
         return (1 - sigma) * clean + sigma * noise
-    if not hasattr(scheduler, "alphas_cumprod"):
+    alphas = _alphas(scheduler, clean, timesteps)
+    return alphas.sqrt() * clean + (1 - alphas).sqrt() * noise
+
+
+def check_process(scheduler: Any) -> None:
+    """Check that it is known how the model's noise was added.
+
+    Raises:
+        InputError: the scheduler is neither of a diffusion nor of a flow.
+    """
+    if not is_flow(scheduler) and not hasattr(scheduler, "alphas_cumprod"):
         raise InputError(
             f"DatasetSource cannot noise latents for {type(scheduler).__name__}, which has no alphas_cumprod and is no "
             "flow; calibrate with SamplingSource instead."
         )
-    alphas = _alphas(scheduler, clean, timesteps)
-    return alphas.sqrt() * clean + (1 - alphas).sqrt() * noise
 
 
 def prediction_target(scheduler: Any, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 
-from diff_es.calibration.noise import add_noise, prediction_target
+from diff_es.calibration.noise import add_noise, check_process, prediction_target
 from diff_es.denoisers import Call, denoiser_of, num_rows, on_device, spec_of
 from diff_es.errors import InputError
 from diff_es.sampling import ImageRequests, SamplerConfig, sample, seeded
@@ -105,10 +105,11 @@ class DatasetSource:
 
     def _batches(self, pipe: Any) -> Iterator[tuple[Tensor, list[Call]]]:
         """Yield latents with the calls of the pipeline's first step, all of them recorded before the first."""
+        check_process(pipe.scheduler)
         if not self._templates:
-            batches = list(self.requests.batches(self.batch_size))
+            batches: list[ImageRequests] = list(self.requests.batches(self.batch_size))
             self._templates = [first_step(pipe, batch, self.sampler) for batch in batches]
-        yield from zip(self.latents.split(self.batch_size), self._templates, strict=True)
+        yield from zip(torch.split(self.latents, self.batch_size), self._templates, strict=True)
 
 
 def first_step(pipe: Any, requests: ImageRequests, sampler: SamplerConfig) -> list[Call]:

@@ -69,15 +69,10 @@ class CalibrationStats:
 
 
 def _moments(tensors: Mapping[str, Tensor], layer: Layer, prefix: str) -> dict[str, Moments] | None:
+    """Moments of a layer's output projections, whose names in the file begin with `prefix`."""
+    known = {path: f"{path}/{prefix}" for path in layer.outputs if f"{path}/{prefix}second_moment" in tensors}
     found = {
-        path: Moments(
-            *(tensors[f"{path}/{prefix}{part}"] for part in ("second_moment", "mean")), _rows(tensors, path, prefix)
-        )
-        for path in layer.outputs
-        if f"{path}/{prefix}second_moment" in tensors
+        path: Moments(tensors[f"{key}second_moment"], tensors[f"{key}mean"], float(tensors[f"{key}rows"]))
+        for path, key in known.items()
     }
     return found or None
-
-
-def _rows(tensors: Mapping[str, Tensor], path: str, prefix: str) -> float:
-    return float(tensors[f"{path}/{prefix}rows"])

@@ -60,11 +60,15 @@ def _blocks(denoiser: nn.Module) -> tuple[Layer, ...]:
     return tuple(block(path, identity_block) for path in stack(denoiser, "transformer_blocks"))
 
 
+def _units(denoiser: Any) -> TimestepUnits:
+    return TimestepUnits(1 / denoiser.config.timestep_scale)
+
+
 SPEC = DenoiserSpec(
     architecture="SanaTransformer2DModel",
     width_layers=_width_layers,
     blocks=_blocks,
-    units=lambda denoiser: TimestepUnits(1 / denoiser.config.timestep_scale),  # type: ignore[union-attr]
+    units=_units,
     left_alone=(
         ("patch_embed", "patch embedding: its output is the residual stream"),
         ("time_embed", "embedder of timestep and guidance"),

@@ -90,7 +90,8 @@ class ChannelSolver:
         at = torch.searchsorted(self._columns, columns)
         roots = cholesky(self._stored[at[:, :, None], at[:, None, :]])
         weights = self._stored[at, len(self._columns) :]  # W_M^T, (groups, group_size, rows)
-        return torch.linalg.solve_triangular(roots, weights, upper=False).square().sum(dim=(1, 2))
+        whitened: torch.Tensor = torch.linalg.solve_triangular(roots, weights, upper=False)
+        return whitened.square().sum(dim=(1, 2))
 
     def remove_group(self, columns: torch.Tensor) -> None:
         """Remove a group of columns that are all left; with L L^T = P_MM the update is one product.

@@ -93,5 +93,6 @@ def load_images(data: str, size: int) -> LabelledImages:
 def image_size(pipe: Any) -> int:
     """Height and width in pixels of what the pipeline makes."""
     default = getattr(pipe, "default_sample_size", None)  # FLUX counts in latents there, its denoiser in nothing
-    latents = default or denoiser_of(pipe).config.sample_size
+    config: Any = denoiser_of(pipe).config
+    latents = default or config.sample_size
     return int(latents * 2 ** (len(pipe.vae.config.block_out_channels) - 1))
