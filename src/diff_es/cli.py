@@ -69,7 +69,8 @@ def inspect(
 ) -> None:
     """Show what is prunable in a model, its MACs and parameters, and what is left alone and why."""
     from diff_es import views
-    from diff_es.run import inspect_model, load_pipeline
+    from diff_es.pipelines import load_pipeline
+    from diff_es.run import inspect_model
 
     inspection = inspect_model(load_pipeline(model, device="cpu"))
     _show(as_json, views.inspection_json(inspection), lambda: views.inspection_table(inspection))

@@ -19,13 +19,14 @@ from diff_es.bank import Bank, Pruned
 from diff_es.errors import InputError
 from diff_es.evaluation import Evaluation
 from diff_es.images import LabelledImages
+from diff_es.pipelines import load_pipeline
 from diff_es.pruning import pruners
 from diff_es.recipe import Recipe
 from diff_es.routing import routed
-from diff_es.run import Session, compress, estimate, load_pipeline
+from diff_es.run import Session, compress, estimate
+from diff_es.run.data import image_size, load_images
 from diff_es.run.judges import known_judge
 from diff_es.run.measure import Bench, Contestant, evaluate
-from diff_es.run.models import image_size, load_images
 from diff_es.sampling import Requests, class_labels, sample
 from run.tiny_run import Finished, canonical_journal, saved_model, tensor_count, tiny_recipe
 

@@ -25,8 +25,9 @@ from diff_es.evaluation.images import producer
 from diff_es.evaluation.protocol import Given
 from diff_es.evaluation.protocols import protocols
 from diff_es.evaluation.quality import Measured
+from diff_es.pipelines import load_pipeline, resolve_device
 from diff_es.routing import load
-from diff_es.run.models import image_size, load_pipeline, resolve_device
+from diff_es.run.data import image_size
 from diff_es.sampling import ImageRequests, PromptRequests, Requests, SamplerConfig, class_labels
 from diff_es.schedule import Levels
 

@@ -11,9 +11,9 @@ from diff_es.artifacts import MANIFEST, read_record
 from diff_es.bank import Bank, Pruned
 from diff_es.errors import ArtifactError
 from diff_es.evaluation import Evaluation, generate
+from diff_es.pipelines import load_pipeline
 from diff_es.recipe import Recipe
 from diff_es.routing import load
-from diff_es.run.models import load_pipeline
 from diff_es.sampling import Requests, class_labels
 from diff_es.search import SearchResult
 
