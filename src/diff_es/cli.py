@@ -145,12 +145,12 @@ def evaluate(  # noqa: PLR0913, PLR0917 (each is an option of the command)
 
 @app.command()
 def verify(
-    folder: Annotated[Path, typer.Argument(help="A run directory, a bank, or an artefact.")],
+    folder: Annotated[Path, typer.Argument(help="A run directory, bank or artefact, or an output of `evaluate`.")],
     as_json: JsonFlag = False,
 ) -> None:
-    """Check every file of a folder against its manifest."""
+    """Check every file of a folder against its manifest, and every stored image against its checksum."""
     from diff_es import views
-    from diff_es.run import verify_folder
+    from diff_es.run.verify import verify_folder
 
     checked = verify_folder(folder)
     _show(as_json, views.verification_json(checked), lambda: views.verification_table(checked))

@@ -8,4 +8,3 @@ from diff_es.run.main import RunResult as RunResult
 from diff_es.run.main import compress as compress
 from diff_es.run.session import Session as Session
 from diff_es.run.use import generate_images as generate_images
-from diff_es.run.use import verify_folder as verify_folder

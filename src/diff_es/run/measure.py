@@ -72,7 +72,7 @@ class Contestant:
 
 
 @dataclass(frozen=True)
-class _ImageSettings:
+class ImageSettings:
     """What stored images depend on; a folder of other images is refused."""
 
     fingerprint: Fingerprint
@@ -114,7 +114,7 @@ class Bench:
 
     def sample(self, entry: Contestant, requests: Requests, folder: Path, batch_size: int) -> StoredSamples:
         """Return images and latents of a contestant; those that the folder holds already are not made again."""
-        settings = _ImageSettings(
+        settings = ImageSettings(
             fingerprint=fingerprint(denoiser_of(self.pipe)),
             scheduler=type(self.pipe.scheduler).__name__,
             sampler=self.sampler,
