@@ -15,6 +15,7 @@ import torch
 
 from diff_es import zoo
 from diff_es.evaluation import ImageScores, Judge, Quality, agreement, assess, interval
+from diff_es.evaluation.quality import bounds_of
 from diff_es.run.judges import known_judge
 from diff_es.run.measure import Bench, Contestant
 from diff_es.sampling import Requests, SamplerConfig
@@ -40,14 +41,14 @@ def main() -> None:
         folder = arguments.output / f"{arguments.samples} images, guidance {guidance:g}"
         samples = bench.sample(Contestant("dense", ""), requests, folder, batch_size=50)
         quality = judged(judge, samples.tensor("images"), torch.tensor(requests.labels))
-        rows.append({"guidance_scale": guidance, **quality.values, "intervals": intervals(quality)})
+        rows.append({"guidance_scale": guidance, **quality.values, "intervals": intervals(quality, judge)})
         print(rows[-1], flush=True)
     training = zoo.calibration_set()
     real = judged(judge, torch.from_numpy(training.images), torch.from_numpy(training.labels))
     numbers: dict[str, Any] = {"benchmark": "zoo_quality", "samples": arguments.samples, "steps": STEPS, "rows": rows}
     numbers |= {"training_images": len(training), "training_to_test_frechet": real.values["classifier_frechet"]}
     numbers |= {"training_label_agreement": real.values["label_agreement"], "training": real.values}
-    finish(numbers | {"training_intervals": intervals(real)}, arguments.json)
+    finish(numbers | {"training_intervals": intervals(real, judge)}, arguments.json)
 
 
 def judged(judge: Judge, images: torch.Tensor, labels: torch.Tensor) -> Quality:
@@ -56,9 +57,12 @@ def judged(judge: Judge, images: torch.Tensor, labels: torch.Tensor) -> Quality:
     return assess(ImageScores({}, agreement(said, labels), said), judge)
 
 
-def intervals(quality: Quality) -> dict[str, tuple[float, float]]:
+def intervals(quality: Quality, judge: Judge) -> dict[str, tuple[float, float]]:
     """95 % bootstrap intervals over the images, of the numbers that have one."""
-    return {name: interval(quality.values[name], drawn) for name, drawn in quality.replicates.items()}
+    return {
+        name: interval(quality.values[name], drawn, bounds_of(name, judge))
+        for name, drawn in quality.replicates.items()
+    }
 
 
 if __name__ == "__main__":

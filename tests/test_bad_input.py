@@ -15,8 +15,8 @@ from bad_input.lab import Lab
 from bad_input.table import CASES, Case, page
 from diff_es.bank import Pruned
 from diff_es.errors import DiffESError
+from diff_es.pipelines import load_pipeline
 from diff_es.recipe import Recipe
-from diff_es.run import load_pipeline
 from run.tiny_run import finished_run
 
 PAGE = Path(__file__).parents[1] / "docs" / "bad-input.md"

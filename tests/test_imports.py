@@ -21,7 +21,7 @@ ROWS: tuple[frozenset[str], ...] = tuple(
         "report",
         "evaluation fitness allocation baselines",
         "routing pruning",
-        "calibration bank",
+        "calibration bank pipelines",
         "denoisers metrics search zoo",
         "recipe",
         "images sampling tensors",

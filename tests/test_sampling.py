@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
-from diffusers import DDPMScheduler, DiTPipeline, StableDiffusionPipeline
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DiTPipeline,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -95,6 +104,43 @@ def test_a_stochastic_sampler_is_reproducible_too() -> None:
     images = sample(pipe, requests, SAMPLER)
     torch.manual_seed(123)
     assert torch.equal(sample(pipe, requests, SAMPLER), images)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("guidance_scale", [1.0, 4.0])
+@pytest.mark.parametrize("scheduler", [DDPMScheduler, EulerAncestralDiscreteScheduler])
+def test_the_noise_of_every_step_is_the_images_own(scheduler: type[Any], guidance_scale: float) -> None:
+    pipe = tiny_pipe()
+    pipe.scheduler = scheduler()
+    sampler, requests = SamplerConfig(3, guidance_scale), Requests((1, 2, 1), (11, 12, 13))
+    together = sample(pipe, requests, sampler)
+    alone = torch.cat([sample(pipe, one, sampler) for one in requests.batches(1)])
+    torch.testing.assert_close(alone, together, atol=1e-4, rtol=0)
+    assert not torch.allclose(together[0], together[2], atol=1e-3), "same label, other seed"
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("scheduler", [DDIMScheduler, EulerDiscreteScheduler, DPMSolverMultistepScheduler])
+def test_a_sampler_without_noise_makes_what_the_plain_pipeline_makes(scheduler: type[Any]) -> None:
+    pipe = tiny_pipe()
+    pipe.scheduler = scheduler()
+    generators = [seeded(seed) for seed in (11, 12)]
+    plain = pipe([1, 2], generator=generators, num_inference_steps=3, guidance_scale=4.0, output_type="pt").images
+    assert torch.equal(sample(pipe, Requests((1, 2), (11, 12)), SAMPLER), plain)
+
+
+def test_the_scheduler_is_left_as_it_was_also_after_an_error() -> None:
+    pipe = tiny_pipe()
+    sample(pipe, Requests((1,), (2,)), SAMPLER)
+    assert "step" not in vars(pipe.scheduler)
+
+    def step(*_: Any, generator: list[torch.Generator] | None = None) -> None:
+        raise KeyboardInterrupt(f"{len(generator or [])} generators")
+
+    pipe.scheduler.step = step
+    with pytest.raises(KeyboardInterrupt, match="4 generators"):
+        sample(pipe, Requests((1, 3), (2, 4)), SAMPLER)
+    assert pipe.scheduler.step is step
 
 
 def test_class_labels_run_to_the_highest_named_one() -> None:

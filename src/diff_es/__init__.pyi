@@ -11,6 +11,7 @@ from .errors import InputError as InputError
 from .errors import UnsupportedModelError as UnsupportedModelError
 from .fitness import TrajectoryFitness as TrajectoryFitness
 from .metrics import register_metric as register_metric
+from .pipelines import load_pipeline as load_pipeline
 from .pruning import BankConfig as BankConfig
 from .pruning import build_bank as build_bank
 from .recipe import Recipe as Recipe
@@ -21,7 +22,6 @@ from .routing import routed as routed
 from .routing import save as save
 from .run import RunResult as RunResult
 from .run import compress as compress
-from .run import load_pipeline as load_pipeline
 from .sampling import Requests as Requests
 from .sampling import SamplerConfig as SamplerConfig
 from .sampling import sample as sample

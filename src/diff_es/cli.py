@@ -69,7 +69,8 @@ def inspect(
 ) -> None:
     """Show what is prunable in a model, its MACs and parameters, and what is left alone and why."""
     from diff_es import views
-    from diff_es.run import inspect_model, load_pipeline
+    from diff_es.pipelines import load_pipeline
+    from diff_es.run import inspect_model
 
     inspection = inspect_model(load_pipeline(model, device="cpu"))
     _show(as_json, views.inspection_json(inspection), lambda: views.inspection_table(inspection))
@@ -144,12 +145,12 @@ def evaluate(  # noqa: PLR0913, PLR0917 (each is an option of the command)
 
 @app.command()
 def verify(
-    folder: Annotated[Path, typer.Argument(help="A run directory, a bank, or an artefact.")],
+    folder: Annotated[Path, typer.Argument(help="A run directory, bank or artefact, or an output of `evaluate`.")],
     as_json: JsonFlag = False,
 ) -> None:
-    """Check every file of a folder against its manifest."""
+    """Check every file of a folder against its manifest, and every stored image against its checksum."""
     from diff_es import views
-    from diff_es.run import verify_folder
+    from diff_es.run.verify import verify_folder
 
     checked = verify_folder(folder)
     _show(as_json, views.verification_json(checked), lambda: views.verification_table(checked))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,9 @@ from diff_es.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+#: Tells the stream of a sampler's own noise from that of the initial latents of the same seed.
+_STEP_NOISE = 1
 
 
 @dataclass(frozen=True)
@@ -141,8 +145,9 @@ def seeded(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
 def sample(pipe: Any, requests: ImageRequests, sampler: SamplerConfig) -> Tensor:
     """Run the pipeline once on all requests.
 
-    Initial latents come from one CPU generator per image. A scheduler that draws from the global generator (as
-    DiTPipeline makes stochastic ones do) is given one seeded by the first request, and the global one is left alone.
+    Initial latents come from one CPU generator per image, and a sampler that draws noise at every step (DDPM, Euler
+    ancestral) draws it from another one of the image's own: an image depends on its seed and not on its batch (but for
+    the rounding of matrix products, which differs from batch size to batch size). The global generator is left alone.
 
     Returns:
         Images, shape (N, 3, height, width), float32 in [0, 1], on the CPU.
@@ -154,7 +159,8 @@ def sample(pipe: Any, requests: ImageRequests, sampler: SamplerConfig) -> Tensor
     arguments = requests.arguments()
     check_requests(pipe, requests)
     generators = [seeded(seed) for seed in requests.seeds]
-    with torch.random.fork_rng(), quiet(pipe):
+    with torch.random.fork_rng(), quiet(pipe), _own_step_noise(pipe.scheduler, requests.seeds):
+        # For a scheduler of the user's own whose step takes no generator.
         torch.manual_seed(requests.seeds[0])
         output = pipe(
             **arguments,
@@ -165,6 +171,35 @@ def sample(pipe: Any, requests: ImageRequests, sampler: SamplerConfig) -> Tensor
         )
     _refuse_blackened(output, requests.seeds)
     return output.images.float().cpu()  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _own_step_noise(scheduler: Any, seeds: Sequence[int]) -> Iterator[None]:
+    """Have the scheduler draw the noise of its steps from one generator per image.
+
+    DiTPipeline passes none on, and the scheduler would draw from one generator for the whole batch. It also steps the
+    guided and the unguided half together and keeps the first: both halves then draw from the same generators.
+    """
+    if "generator" not in inspect.signature(scheduler.step).parameters:
+        yield
+        return
+    before = vars(scheduler).get("step")  # a user's own
+    step = scheduler.step
+    generators = [seeded(seed, _STEP_NOISE) for seed in seeds]
+
+    @functools.wraps(step)
+    def own_step(model_output: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("generator") is None:
+            kwargs["generator"] = generators * (len(model_output) // len(generators))
+        return step(model_output, *args, **kwargs)
+
+    scheduler.step = own_step
+    try:
+        yield
+    finally:
+        del scheduler.step
+        if before is not None:
+            scheduler.step = before
 
 
 def takes_labels(pipe: Any) -> bool:

@@ -11,9 +11,9 @@ from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DMode
 
 from bad_input.lab import Lab
 from bad_input.table import REFUSED, case
+from diff_es.pipelines import resolve_device
 from diff_es.routing import load, remove_
 from diff_es.run import inspect_model
-from diff_es.run.models import resolve_device
 from diff_es.schedule import ScheduleSpace
 from support import tiny_pipe
 

@@ -8,7 +8,8 @@ from bad_input.lab import Lab, flip
 from bad_input.table import REFUSED, case
 from diff_es.artifacts import locked
 from diff_es.errors import ArtifactError
-from diff_es.run import compress, verify_folder
+from diff_es.run import compress
+from diff_es.run.verify import verify_folder
 
 
 @case(

@@ -60,6 +60,28 @@ def test_a_shift_of_all_replicates_does_not_move_the_interval() -> None:
     assert (low + 1, high + 1) == pytest.approx(interval(11.0, replicates), abs=1e-12)
 
 
+def test_an_interval_ends_where_the_numbers_range_does() -> None:
+    """A Fréchet distance of few images: resamples move it up, and the shift back would push an end below 0."""
+    replicates = np.random.default_rng(0).normal(3, 1, size=300)
+    free = interval(0.5, replicates)
+    assert free[0] < -1 and free[1] > 2
+    assert interval(0.5, replicates, (0, math.inf)) == (0, free[1])
+    assert interval(0.5, replicates, (-math.inf, 1)) == (free[0], 1)
+    assert interval(1 + 1e-7, replicates, (0, 1))[1] == 1 + 1e-7, "the value itself is never left out"
+    assert all(math.isnan(end) for end in interval(math.nan, replicates, (0, 1)))
+
+
+def test_cutting_an_interval_at_the_range_costs_no_coverage() -> None:
+    """Means near the end of their range: the cut intervals hold the truth exactly as often as the whole ones."""
+    held = []
+    for seed in range(300):
+        values = np.random.default_rng([9, seed]).exponential(size=12)
+        replicates = values[resamples(12)].mean(axis=1) + 2
+        whole, cut = (interval(float(values.mean()), replicates, (least, math.inf)) for least in (-math.inf, 0.8))
+        held.append((whole[0] <= 1 <= whole[1], cut[0] <= 1 <= cut[1]))
+    assert sum(own for own, _ in held) == sum(own for _, own in held) > 200
+
+
 def test_equal_replicates_have_no_width_and_broken_ones_none_at_all() -> None:
     assert interval(0.5, (0.7,) * 20) == pytest.approx((0.5, 0.5), abs=1e-15)
     assert all(math.isnan(end) for end in interval(0.5, (0.4, math.nan, 0.6)))

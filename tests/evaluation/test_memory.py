@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -159,6 +160,11 @@ def test_a_fresh_process_measures_and_answers(folder: Path) -> None:
 def test_an_error_of_the_process_is_raised_here(folder: Path) -> None:
     with pytest.raises(InputError, match="a bank has no schedule of its own"):
         measure_memory(task(folder, "resident", weights="bank"))
+
+
+def test_a_model_that_is_none_is_refused_as_everywhere(folder: Path) -> None:
+    with pytest.raises(InputError, match="cannot be loaded as a diffusers pipeline"):
+        measure_memory(replace(task(folder, "dense"), model=str(folder / "bank")))
 
 
 @linux

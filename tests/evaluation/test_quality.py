@@ -223,6 +223,16 @@ def test_the_interval_lies_around_the_value(quality: Quality) -> None:
         assert own.interval[0] < own.value < own.interval[1]
 
 
+def test_no_interval_leaves_the_range_of_its_number() -> None:
+    values = {"ssim": 0.9, "latent_mse": 0.1, "label_agreement": 0.9, "blot_frechet": 0.1, "blot_score": 1.5}
+    spread = tuple(np.linspace(-100, 100, RESAMPLES))
+    records = measured(Quality(values, dict.fromkeys(values, spread)), judge_of())
+    ends = {own.metric: own.interval for own in records if own.interval is not None}
+    assert ends["ssim"] == (-1, 1) and ends["label_agreement"] == (0, 1)
+    for name, least in (("latent_mse", 0), ("blot_frechet", 0), ("blot_score", 1)):
+        assert ends[name][0] == least and ends[name][1] > 90
+
+
 def test_a_metric_without_a_reference_is_not_compared_with_dense(monkeypatch: pytest.MonkeyPatch) -> None:
     """It looks at the image alone, and names the weights of the network behind it."""
     own = Metric(

@@ -74,7 +74,7 @@ SAMPLERS = [(None, 4.0), (None, 1.0), (DDPMScheduler, 4.0), (EulerAncestralDiscr
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize(("scheduler", "guidance"), SAMPLERS)
 def test_replay_changes_no_bit(pipe: DiTPipeline, bank: Bank, scheduler: type[Any] | None, guidance: float) -> None:
-    """50 candidates each; the stochastic schedulers draw from the global generator in every step."""
+    """50 candidates each; the stochastic schedulers draw noise in every step."""
     if scheduler is not None:
         pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
     bank = Bank(replace(bank.info, plan=StagePlan.from_pipeline(pipe, 3, CALLS)), bank.shards)
@@ -309,3 +309,13 @@ def test_the_schedule_may_hold_layer_levels(pipe: DiTPipeline, bank: Bank) -> No
     assert torch.equal(fitness.sample(schedule)[0].latents, latents)
     with pytest.raises(UnsupportedModelError):
         remove_(pipe)
+
+
+@pytest.mark.parametrize("decode", [True, False])
+def test_a_result_does_not_depend_on_its_batch_with_noise_at_every_step(pipe: DiTPipeline, decode: bool) -> None:
+    pipe.scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
+    together = run(pipe, PROBES, SAMPLER, decode=decode)
+    alone = [run(pipe, one, SAMPLER, decode=decode) for one in PROBES.batches(1)]
+    latents = torch.cat([result.latents for result in alone])
+    torch.testing.assert_close(latents, together.latents, atol=1e-4, rtol=1e-4)
+    assert "step" not in vars(pipe.scheduler)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -28,6 +29,7 @@ class Page(HTMLParser):
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.open: list[str] = []
         self.text = ""
+        self.headings: dict[str, str] = {}
         self.feed(html)
         self.close()
 
@@ -42,9 +44,25 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self.open and self.open[-1] not in {"style", "script"}:
             self.text += data
+            if own := self.elements[-1][1].get("id"):
+                self.headings[own] = self.headings.get(own, "") + data
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.elements if name == tag]
+
+    def landmarks(self) -> list[str]:
+        """Names of all landmarks that may come more than once."""
+        found = [attributes for name, attributes in self.elements if _is_landmark(name, attributes)]
+        return [
+            own.get("aria-label") or self.headings.get(own.get("aria-labelledby") or "", "").strip() for own in found
+        ]
+
+
+def _is_landmark(tag: str, attributes: dict[str, str | None]) -> bool:
+    role = attributes.get("role") or tag
+    named = "aria-label" in attributes or "aria-labelledby" in attributes
+    roles = {"region", "navigation", "nav", "complementary", "aside", "search", "form"}
+    return role in roles or (role == "section" and named)
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +146,18 @@ def test_names_and_texts_are_shown_and_not_executed(page: Page, html: str) -> No
         assert text in page.text
     assert page.all("a") == []
     assert page.all("b") == []
+
+
+@pytest.mark.parametrize("fixture", ["content", "table_content"])
+def test_every_landmark_has_a_name_of_its_own(request: pytest.FixtureRequest, fixture: str, tmp_path: Path) -> None:
+    """Also where the report, and with it a table, is called like one of its sections."""
+    report: ReportContent | TableReport = replace(request.getfixturevalue(fixture), title="Notes")
+    page = Page(write_report(tmp_path, report).read_text(encoding="utf-8"))
+    names = page.landmarks()
+    assert len(names) > 7 and all(names) and "Notes" in names
+    assert len(set(names)) == len(names), names
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(set(ids)) == len(ids)
 
 
 def test_a_slow_down_is_said_in_words(page: Page) -> None:

@@ -28,9 +28,9 @@ from diff_es.evaluation.protocol import Given
 from diff_es.evaluation.protocols import protocols
 from diff_es.evaluation.reference import write_reference
 from diff_es.metrics import gaussian
+from diff_es.pipelines import load_pipeline
 from diff_es.routing import load
 from diff_es.run.judge import JudgeConfig, QualityRecord, judge
-from diff_es.run.models import load_pipeline
 from diff_es.sampling import SamplerConfig
 from random_inception import save_random_inception
 from run.tiny_run import Finished, saved_model

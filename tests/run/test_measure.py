@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DiTPipeline
+from diffusers import DDPMScheduler, DiTPipeline
 from torch import Tensor
 
 from diff_es.bank import Bank
@@ -82,6 +82,14 @@ def test_images_of_another_schedule_model_or_sampler_are_refused(pipe: DiTPipeli
     for stranger, entry in strangers:
         with pytest.raises(InputError, match="was made with other settings"):
             stranger.sample(entry, REQUESTS, tmp_path / "own", batch_size=2)
+
+
+def test_stored_samples_do_not_depend_on_the_batch_with_noise_at_every_step(tmp_path: Path) -> None:
+    pipe = tiny_pipe()
+    pipe.scheduler = DDPMScheduler()
+    bench = Bench(pipe, SAMPLER, None)
+    one, both = (bench.sample(DENSE, REQUESTS, tmp_path / str(size), batch_size=size) for size in (1, 2))
+    torch.testing.assert_close(one.tensor("latents"), both.tensor("latents"), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("where", ["latents", "images"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,20 +31,31 @@ def resamples(count: int, number: int = RESAMPLES) -> npt.NDArray[np.int64]:
     return np.random.default_rng([_SEED, count]).integers(count, size=(number, count))
 
 
-def interval(value: float, replicates: Sequence[float] | npt.NDArray[np.float64]) -> tuple[float, float]:
+def interval(
+    value: float,
+    replicates: Sequence[float] | npt.NDArray[np.float64],
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+) -> tuple[float, float]:
     """Return a 95 % interval around a value, from its bootstrap replicates.
 
     A resample holds some images twice and others not at all, which moves a Fréchet distance or an inception score
     systematically. The replicates are therefore taken around their own mean: the interval is the value plus the 2.5 and
     97.5 percentile of (replicate - mean of the replicates).
 
+    That shift can push an end out of the number's range: a distance of 0.1 on few images would begin below 0. The
+    interval is cut there. Where the true number cannot be, it is not missed, so the 95 % stay what they are.
+
     Args:
-        value: The number itself.
+        value: The number itself, within `bounds`.
         replicates: The number on each resample; NaN ones make the interval NaN.
+        bounds: Least and greatest value that the number can have.
     """
     drawn = np.asarray(replicates, dtype=np.float64)
     low, high = np.percentile(drawn - drawn.mean(), [2.5, 97.5])
-    return float(value + low), float(value + high)
+    # Rounding can leave a value just outside: the SSIM of an image with itself. NaN stays NaN.
+    least, greatest = min(bounds[0], value), max(bounds[1], value)
+    ends = np.clip([value + low, value + high], least, greatest)
+    return float(ends[0]), float(ends[1])
 
 
 def over_seeds(replicates: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -128,7 +128,7 @@ def _clip_score(scorer: ClipScorer, samples: StoredSamples, requests: ImageReque
         sampling=shared.sampling,
         device=shared.device,
         weights=scorer.weights_sha256,
-        interval=interval(value, scores[torch.from_numpy(resamples(len(scores)))].mean(dim=1).tolist()),
+        interval=interval(value, scores[torch.from_numpy(resamples(len(scores)))].mean(dim=1).tolist(), (0, 1)),
     )
 
 

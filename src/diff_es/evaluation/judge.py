@@ -6,6 +6,7 @@ that network ("classifier_frechet"), because values on different features cannot
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -65,6 +66,11 @@ class Judge:
     weights: str
     knows_labels: bool = False
     splits: int = 10
+
+    @property
+    def bounds(self) -> dict[str, tuple[float, float]]:
+        """Least and greatest value that each number can have."""
+        return dict(zip(self.names, ((0, math.inf), (1, math.inf), (0, 1), (0, 1)), strict=True))
 
     def distances(self, judged: Judged) -> dict[str, float]:
         """Return the Fréchet distance and the inception score, which have bootstrap intervals."""

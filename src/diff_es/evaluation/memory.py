@@ -21,12 +21,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
-from diffusers import DiffusionPipeline
 from pydantic import TypeAdapter
 
-from diff_es import zoo
 from diff_es.bank import Bank, Pruned, ThinSource
 from diff_es.errors import ArtifactError, DiffESError, InputError
+from diff_es.pipelines import load_pipeline
 from diff_es.progress import track
 from diff_es.routing import Router, apply_
 from diff_es.sampling import SamplerConfig, any_requests, sample
@@ -183,11 +182,7 @@ def _measure_here(task: MemoryTask) -> MemoryRecord:
 def _load(task: MemoryTask) -> Any:
     """Load the pipeline, ready to run."""
     source = open_weights(Path(task.weights))
-    dtype = getattr(torch, source.fingerprint.dtype)
-    if task.model.startswith("zoo:"):
-        pipe = zoo.load_pipeline(task.model.removeprefix("zoo:"), dtype).to(task.device)
-    else:
-        pipe = DiffusionPipeline.from_pretrained(task.model, dtype=dtype, use_safetensors=True).to(task.device)
+    pipe = load_pipeline(task.model, source.fingerprint.dtype, task.device)
     if task.setting == "dense":
         return pipe
     schedule = task.schedule or _own_schedule(source)

@@ -114,6 +114,13 @@ def assess(scores: ImageScores, judge: Judge | None) -> Quality:
     return Quality({**values, **coverage}, {name: tuple(draw[name] for draw in drawn) for name in drawn[0]})
 
 
+def bounds_of(name: str, judge: Judge | None) -> tuple[float, float]:
+    """Return the least and greatest value that a number of `assess` can have."""
+    if name in metrics:
+        return metrics[name].bounds
+    return (0, 1) if judge is None or name == AGREEMENT else judge.bounds[name]
+
+
 def measurements(
     quality: Quality, judge: Judge | None, samples: Samples, sampling: SamplerConfig, device: str
 ) -> tuple[Measurement, ...]:
@@ -150,7 +157,7 @@ def _measurement(name: str, quality: Quality, judge: Judge | None, shared: Measu
         device=shared.device,
         weights=weights,
         reference=reference,
-        interval=interval(value, drawn) if drawn else None,
+        interval=interval(value, drawn, bounds_of(name, judge)) if drawn else None,
     )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self, TypeAlias, TypeVar
@@ -188,6 +188,44 @@ def stored(  # noqa: PLR0913 (where, what, how)
     for path in folder.glob(".*.lock"):  # those of processes that were killed; all chunks exist now
         path.unlink(missing_ok=True)
     return StoredSamples(folder, tuple(chunks))
+
+
+def check_stored(folder: Path, seeds: Sequence[int]) -> int:
+    """Read all samples of a folder that `stored` has filled, and compare them with their checksums.
+
+    Args:
+        folder: The folder.
+        seeds: Seeds of the samples that it must hold, in their order.
+
+    Returns:
+        Number of files.
+
+    Raises:
+        ArtifactError: a file is missing or damaged, or holds other samples.
+    """
+    first, chunks = 0, []
+    for path in sorted(folder.glob("*.safetensors")):
+        last = _last_sample(path, first, len(seeds))
+        chunks.append(_Chunk(path, tuple(seeds[first : last + 1])))
+        first = last + 1
+    if first != len(seeds):
+        raise ArtifactError(f"{folder} holds the first {first} of {len(seeds)} samples; make the others again.")
+    _check_layouts(chunks)
+    for chunk in chunks:
+        for name in chunk.layout():
+            chunk.read(name)
+    return len(chunks)
+
+
+def _last_sample(path: Path, first: int, count: int) -> int:
+    """Read off a chunk's name which samples it holds; they must begin where the chunk before ended."""
+    begin, _, end = path.stem.partition("-")
+    if begin != f"{first:06d}" or not end.isdecimal() or not first <= int(end) < count:
+        raise ArtifactError(
+            f"{path} is not the file that begins with sample {first} of {count}: that one is missing, or this one is "
+            "a stranger."
+        )
+    return int(end)
 
 
 def _claim(folder: Path, requests: R, settings: object, size: int) -> dict[_Chunk, R]:

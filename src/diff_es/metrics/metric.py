@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -44,6 +45,7 @@ class Metric:
         version: What computes it, with its version ("torchmetrics 1.9.0"); recorded beside every value.
         reference: Whether it compares with the dense model's result; without, the dense model is not needed.
         weights_sha256: Returns the sha256 of the network's weights file in use; "" where there is no network.
+        bounds: Least and greatest value that there can be; intervals end there.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Metric:
     version: str = "user-defined"
     reference: bool = True
     weights_sha256: Callable[[], str] = _no_weights
+    bounds: tuple[float, float] = (-math.inf, math.inf)
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -148,11 +151,11 @@ _CLIP_IQA = "CLIP-IQA quality without a reference, in [0, 1]; images below 224 p
 _TOPIQ = "TOPIQ quality without a reference, about [0, 1]; images below 224 pixels are enlarged; non-commercial licence"
 
 for _metric in (
-    Metric("ssim", ssim, True, "images", _SSIM, _TORCHMETRICS),
+    Metric("ssim", ssim, True, "images", _SSIM, _TORCHMETRICS, bounds=(-1, 1)),
     Metric("psnr", psnr, True, "images", _PSNR, _TORCHMETRICS),
-    Metric("latent_mse", latent_mse, False, "latents", _MSE, _OWN),
-    Metric("latent_cosine", latent_cosine, True, "latents", _COSINE, _OWN),
-    Metric("clip_iqa", CLIP_IQA, True, "images", _CLIP_IQA, _installed("piq"), False, CLIP_IQA.weights_sha256),
+    Metric("latent_mse", latent_mse, False, "latents", _MSE, _OWN, bounds=(0, math.inf)),
+    Metric("latent_cosine", latent_cosine, True, "latents", _COSINE, _OWN, bounds=(-1, 1)),
+    Metric("clip_iqa", CLIP_IQA, True, "images", _CLIP_IQA, _installed("piq"), False, CLIP_IQA.weights_sha256, (0, 1)),
     Metric("topiq", TOPIQ, True, "images", _TOPIQ, _installed("pyiqa"), False, TOPIQ.weights_sha256),
 ):
     metrics.register(_metric.name, _metric)

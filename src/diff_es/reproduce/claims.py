@@ -33,10 +33,9 @@ class Pooled:
     value: float
     replicates: FloatArray
 
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """95 % interval of the value."""
-        return interval(self.value, self.replicates) if len(self.replicates) else None
+    def interval(self, bounds: tuple[float, float]) -> tuple[float, float] | None:
+        """95 % interval of the value, within the least and greatest that there can be."""
+        return interval(self.value, self.replicates, bounds) if len(self.replicates) else None
 
 
 def pooled(qualities: Sequence[Quality], metric: str) -> Pooled:

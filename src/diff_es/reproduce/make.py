@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from diff_es.artifacts import held, read_record, write_record
@@ -17,6 +17,7 @@ from diff_es.evaluation import (
     environment,
     measurements,
 )
+from diff_es.evaluation.quality import bounds_of
 from diff_es.evaluation.records import Samples
 from diff_es.reproduce.claims import cost_claim, examined, judge_claim, pooled
 from diff_es.reproduce.result import ClaimResult, RowResult, TableResult
@@ -109,11 +110,12 @@ def _pooled_measurements(qualities: Sequence[Quality], recipe: Recipe, workspace
     requests, bench = session.evaluation_images(), workspace.bench(recipe)
     samples = Samples(len(requests), requests.seeds[0])
     first = measurements(qualities[0], workspace.judge, samples, session.sampler, str(bench.device))
-    together = [pooled(qualities, own.metric) for own in first]
-    return tuple(
-        Measurement(**{**vars(own), "value": both.value, "interval": both.interval})
-        for own, both in zip(first, together, strict=True)
-    )
+    return tuple(_over_searches(own, qualities, workspace.judge) for own in first)
+
+
+def _over_searches(own: Measurement, qualities: Sequence[Quality], judge: Judge | None) -> Measurement:
+    together = pooled(qualities, own.metric)
+    return replace(own, value=together.value, interval=together.interval(bounds_of(own.metric, judge)))
 
 
 def _costs(table: Table, made: Sequence[Made], workspace: Workspace) -> dict[str, Cost]:

@@ -6,7 +6,5 @@ from diff_es.run.inspect import Inspection as Inspection
 from diff_es.run.inspect import inspect_model as inspect_model
 from diff_es.run.main import RunResult as RunResult
 from diff_es.run.main import compress as compress
-from diff_es.run.models import load_pipeline as load_pipeline
 from diff_es.run.session import Session as Session
 from diff_es.run.use import generate_images as generate_images
-from diff_es.run.use import verify_folder as verify_folder

@@ -21,8 +21,8 @@ from diff_es.evaluation import (
 )
 from diff_es.evaluation.latency import BATCH_SIZES
 from diff_es.evaluation.memory import compare_memory
+from diff_es.pipelines import load_pipeline
 from diff_es.run.measure import DENSE
-from diff_es.run.models import load_pipeline
 
 PRUNED = "pruned"
 

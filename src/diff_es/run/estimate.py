@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from diff_es.denoisers import denoiser_of, spec_of
+from diff_es.fitness import run
 from diff_es.pruning import pruners
-from diff_es.sampling import Requests, sample
+from diff_es.run.measure import CHUNK
+from diff_es.sampling import Requests
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -26,6 +29,8 @@ _REPLAY_SAVES = 0.3
 _COMPENSATED = frozenset({"obs", "obs-diff"})
 #: Bytes of a safetensors header for one tensor.
 _ENTRY = 100
+#: Bytes of the seed beside a stored image.
+_SEED = 8
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Estimate:
         evaluations: Schedules that will be scored, over all searches, at most.
         search_seconds: Time for them.
         other_seconds: Time for calibration, sensitivity, and the final measurements.
-        disk_bytes: Size of calibration statistics, bank and artefact together, about.
+        disk_bytes: Size of calibration statistics, bank, artefact and the evaluation's images together, about.
         seconds_per_image: Measured: one image of the dense pipeline in a search batch.
     """
 
@@ -55,14 +60,14 @@ def estimate(session: Session) -> Estimate:
     """
     session.check()
     recipe = session.recipe
-    seconds = _seconds_per_image(session)
+    seconds, stored = _one_image(session)
     searches = len(
         {recipe.search.allocation} | ({"uniform"} if "searched-uniform" in recipe.evaluation.compare else set())
     )
     evaluations = searches * session.algorithm().max_evaluations
     cost = (1 - recipe.search.sparsity / 2) * (1 - _REPLAY_SAVES)
     section = recipe.evaluation
-    contestants = 2 + len(section.compare)
+    contestants = _contestants(recipe)
     # Each latency is timed twice, once for the denoiser alone.
     timed = 2 * (section.latency_repeats + 3) * sum(section.latency_batch_sizes)
     images = section.images + timed
@@ -70,19 +75,32 @@ def estimate(session: Session) -> Estimate:
         evaluations=evaluations,
         search_seconds=evaluations * recipe.search.probes * seconds * cost,
         other_seconds=contestants * images * seconds + _preparation_images(session) * seconds,
-        disk_bytes=_disk(session),
+        disk_bytes=_disk(session) + contestants * _samples(section.images, stored),
         seconds_per_image=seconds,
     )
 
 
-def _seconds_per_image(session: Session) -> float:
-    """Time one batch of the search, dense."""
+def _one_image(session: Session) -> tuple[float, int]:
+    """Time one batch of the search, dense; return seconds per image, and the bytes that an image is stored in."""
     count = session.recipe.search.batch_size
     requests = Requests.cycle((0,), count, 0)
-    sample(session.pipe, requests, session.sampler)
+    run(session.pipe, requests, session.sampler)
     start = time.perf_counter()
-    sample(session.pipe, requests, session.sampler)
-    return (time.perf_counter() - start) / count
+    result = run(session.pipe, requests, session.sampler)
+    seconds = (time.perf_counter() - start) / count
+    pixels, latents = result.of("images")[0], result.latents[0]
+    return seconds, pixels.numel() + latents.nbytes + _SEED
+
+
+def _contestants(recipe: Recipe) -> int:
+    """Number of rows of the evaluation: dense, the recipe's own, and those compared that are not its own."""
+    own = "searched-uniform" if recipe.search.allocation == "uniform" else ""
+    return 2 + sum(name != own for name in recipe.evaluation.compare)
+
+
+def _samples(count: int, size: int) -> int:
+    """Bytes of the stored samples of one row: images, latents, seeds, and two checksums in every file."""
+    return count * size + math.ceil(count / CHUNK) * 5 * _ENTRY
 
 
 def _preparation_images(session: Session) -> float:

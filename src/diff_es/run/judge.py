@@ -25,8 +25,9 @@ from diff_es.evaluation.images import producer
 from diff_es.evaluation.protocol import Given
 from diff_es.evaluation.protocols import protocols
 from diff_es.evaluation.quality import Measured
+from diff_es.pipelines import load_pipeline, resolve_device
 from diff_es.routing import load
-from diff_es.run.models import image_size, load_pipeline, resolve_device
+from diff_es.run.data import image_size
 from diff_es.sampling import ImageRequests, PromptRequests, Requests, SamplerConfig, class_labels
 from diff_es.schedule import Levels
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from diff_es.evaluation.protocol import NamedProtocol
 
 QUALITY = "quality.json"
-_IMAGES = "images"
+IMAGES = "images"
 #: Images per file.
 _CHUNK = 64
 _DTYPES = ("float32", "float16", "bfloat16")
@@ -108,7 +109,7 @@ class QualityRecord:
 
 
 @dataclass(frozen=True)
-class _ImageSettings:
+class ImageSettings:
     """What generated images depend on; a folder of other images is refused."""
 
     fingerprint: Fingerprint
@@ -120,7 +121,7 @@ class _ImageSettings:
     @property
     def digest(self) -> str:
         """Return the sha256 of all of it."""
-        return hashlib.sha256(TypeAdapter(_ImageSettings).dump_json(self)).hexdigest()
+        return hashlib.sha256(TypeAdapter(ImageSettings).dump_json(self)).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +132,7 @@ class _Model:
     name: str
     sampler: SamplerConfig
     levels: Levels | None
-    settings: _ImageSettings
+    settings: ImageSettings
 
 
 def judge(target: str, output: Path, config: JudgeConfig) -> QualityRecord:
@@ -162,7 +163,7 @@ def judge(target: str, output: Path, config: JudgeConfig) -> QualityRecord:
     opened = protocol.open(given)
     model = _load(target, config, requests)
     _check_fit(protocol, model.pipe)
-    folder = output / _IMAGES
+    folder = output / IMAGES
     if (folder / SETTINGS).exists():
         claim(folder, model.settings)
     sources = {**opened.sources, "images": model.settings.digest}
@@ -224,11 +225,11 @@ def _load_artefact(folder: Path, config: JudgeConfig, requests: ImageRequests) -
     return _Model(pipe, name, sampler, info.schedule.levels, settings)
 
 
-def _settings(pipe: Any, artefact: str, sampler: SamplerConfig, requests: ImageRequests) -> _ImageSettings:
+def _settings(pipe: Any, artefact: str, sampler: SamplerConfig, requests: ImageRequests) -> ImageSettings:
     """Describe the images; the pipeline is dense still."""
     scheduler = hashlib.sha256(pipe.scheduler.to_json_string().encode()).hexdigest()
     name = f"{type(pipe.scheduler).__name__} {scheduler}"
-    return _ImageSettings(fingerprint(_denoiser(pipe)), artefact, name, sampler, requests)
+    return ImageSettings(fingerprint(_denoiser(pipe)), artefact, name, sampler, requests)
 
 
 def _denoiser(pipe: Any) -> torch.nn.Module:

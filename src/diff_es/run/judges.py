@@ -8,7 +8,7 @@ from diff_es.evaluation import Judge
 from diff_es.evaluation.adm import adm_judge
 from diff_es.evaluation.fashion import fashion_judge
 from diff_es.evaluation.protocol import Given
-from diff_es.run.models import resolve_device
+from diff_es.pipelines import resolve_device
 
 _FASHION = "zoo:fashion"
 

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 DENSE = "dense"
 FIDELITY = ("ssim", "latent_mse")
 #: Images per file of stored samples.
-_CHUNK = 64
+CHUNK = 64
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Contestant:
 
 
 @dataclass(frozen=True)
-class _ImageSettings:
+class ImageSettings:
     """What stored images depend on; a folder of other images is refused."""
 
     fingerprint: Fingerprint
@@ -114,7 +114,7 @@ class Bench:
 
     def sample(self, entry: Contestant, requests: Requests, folder: Path, batch_size: int) -> StoredSamples:
         """Return images and latents of a contestant; those that the folder holds already are not made again."""
-        settings = _ImageSettings(
+        settings = ImageSettings(
             fingerprint=fingerprint(denoiser_of(self.pipe)),
             scheduler=type(self.pipe.scheduler).__name__,
             sampler=self.sampler,
@@ -123,7 +123,7 @@ class Bench:
             bank=tuple(file.sha256 for file in entry.bank.info.files) if entry.bank else (),
         )
         with self.contender(entry)():
-            return stored(folder, requests, self._produce, settings=settings, chunk=_CHUNK, batch_size=batch_size)
+            return stored(folder, requests, self._produce, settings=settings, chunk=CHUNK, batch_size=batch_size)
 
     def assess(self, own: StoredSamples, dense: StoredSamples, requests: Requests) -> Quality:
         """Compare a contestant's samples with the dense ones, and let the judge look at them; kept beside them."""
@@ -180,7 +180,7 @@ class Bench:
     def _scores(self, own: StoredSamples, dense: StoredSamples, requests: Requests) -> ImageScores:
         """Compare and judge file by file: 50,000 images of 256 × 256 would not fit in memory as floats."""
         mine, theirs = (zip(side.batches("images"), side.batches("latents"), strict=True) for side in (own, dense))
-        parts = zip(mine, theirs, requests.batches(_CHUNK), strict=True)
+        parts = zip(mine, theirs, requests.batches(CHUNK), strict=True)
         return ImageScores.join([self._part(*a, *b, torch.tensor(batch.labels)) for a, b, batch in parts])
 
     def _part(

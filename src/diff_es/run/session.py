@@ -24,10 +24,11 @@ from diff_es.denoisers import denoiser_of, dense_denoiser_of
 from diff_es.errors import InputError
 from diff_es.fitness import TrajectoryFitness
 from diff_es.metrics import metrics
+from diff_es.pipelines import load_pipeline
 from diff_es.pruning import BankConfig, build_bank, pruners
 from diff_es.recipe import Recipe
 from diff_es.routing import save
-from diff_es.run.models import image_size, load_images, load_pipeline
+from diff_es.run.data import image_size, load_images
 from diff_es.sampling import Requests, SamplerConfig, class_labels
 from diff_es.schedule import Allocation, PruningSchedule, ScheduleSpace
 from diff_es.search import EvolutionConfig, Journal, ScheduleSearch, SearchResult, search_with

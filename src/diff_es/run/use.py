@@ -1,4 +1,4 @@
-"""What one does with a finished run: generate images with the artefact, check the files."""
+"""What one does with a finished run: generate images with the artefact."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from diff_es.artifacts import MANIFEST, read_record
-from diff_es.bank import Bank, Pruned
+from diff_es.bank import Pruned
 from diff_es.errors import ArtifactError
-from diff_es.evaluation import Evaluation, generate
-from diff_es.recipe import Recipe
+from diff_es.evaluation import generate
+from diff_es.pipelines import load_pipeline
 from diff_es.routing import load
-from diff_es.run.models import load_pipeline
 from diff_es.sampling import Requests, class_labels
-from diff_es.search import SearchResult
 
 #: Images per run of the pipeline in `generate_images`.
 _BATCH = 16
@@ -61,36 +58,3 @@ def generate_images(  # noqa: PLR0913 (the options of the command)
     except OSError as error:
         raise ArtifactError(f"Cannot write images to output={output}: {error.strerror or error}.") from error
     return paths
-
-
-def verify_folder(folder: Path) -> dict[str, int]:
-    """Check a run directory, a bank or an artefact: every file against its manifest, every record by reading it.
-
-    Returns:
-        Name of what was checked → number of files.
-
-    Raises:
-        ArtifactError: something is missing or damaged, or the folder is none of the three.
-    """
-    if (folder / MANIFEST).exists():
-        return {folder.name: _verify_weights(folder)}
-    if not (folder / "recipe.yaml").exists():
-        raise ArtifactError(f"{folder} is no run directory, bank or artefact: neither {MANIFEST} nor recipe.yaml.")
-    Recipe.read(folder / "recipe.yaml")
-    checked = {"recipe.yaml": 1}
-    for name in ("bank", "pruned"):
-        checked[name] = _verify_weights(folder / name)
-    results = sorted(folder.glob("search/*/result.json"))
-    for path in results:
-        read_record(path, SearchResult)
-    Evaluation.read(folder / "evaluation.json")
-    return checked | {"search": len(results), "evaluation.json": 1}
-
-
-def _verify_weights(folder: Path) -> int:
-    """Open a bank or an artefact, which checks all its files, and read every tensor."""
-    opened = Pruned.open(folder) if (folder / "schedule.json").exists() else Bank.open(folder)
-    for shard in opened.shards:
-        for name in shard:
-            shard[name]
-    return len(opened.info.files) + 1

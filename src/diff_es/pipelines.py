@@ -1,9 +1,8 @@
-"""Pipelines and data sets by the names that recipes use: "zoo:NAME", a folder, or a Hub id."""
+"""Dense pipelines by the names that recipes use: "zoo:NAME", a folder, or a Hub id."""
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,10 +10,7 @@ from diffusers import DiffusionPipeline
 from diffusers.utils.logging import disable_progress_bar
 
 from diff_es import zoo
-from diff_es.calibration import read_folder, read_npz
-from diff_es.denoisers import denoiser_of
 from diff_es.errors import InputError
-from diff_es.images import LabelledImages
 
 _ZOO = "zoo:"
 
@@ -64,35 +60,3 @@ def load_pipeline(model: str, dtype: str = "float32", device: str = "auto") -> A
             f"({', '.join(zoo.names())}), a folder written by save_pretrained, or a Hub id."
         ) from error
     return pipe.to(resolve_device(device))
-
-
-def load_images(data: str, size: int) -> LabelledImages:
-    """Read calibration images.
-
-    Args:
-        data: "zoo:fashion", an image folder with one subfolder per class, or an npz file.
-        size: Height and width that the model works at; images of a folder are resized to it, others must have it.
-
-    Raises:
-        InputError: nothing there, an image that cannot be read, or images of another size.
-    """
-    path = Path(data)
-    if data == f"{_ZOO}fashion":
-        images = zoo.calibration_set()
-    else:
-        images = read_npz(path) if path.suffix == ".npz" else read_folder(path, size)
-    height, width = images.images.shape[1:3]
-    if (height, width) != (size, size):
-        raise InputError(
-            f"calibration.data={data} holds images of {height} × {width} pixels, the model makes {size} × {size}: "
-            "give an image folder (its images are resized), or calibrate with source: sampling."
-        )
-    return images
-
-
-def image_size(pipe: Any) -> int:
-    """Height and width in pixels of what the pipeline makes."""
-    default = getattr(pipe, "default_sample_size", None)  # FLUX counts in latents there, its denoiser in nothing
-    config: Any = denoiser_of(pipe).config
-    latents = default or config.sample_size
-    return int(latents * 2 ** (len(pipe.vae.config.block_out_channels) - 1))
