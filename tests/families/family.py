@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from diff_es.denoisers import Call, each_tensor
 
@@ -127,3 +128,19 @@ def output(model: Any, call: Call) -> Tensor:
     with torch.no_grad():
         result = model(**call, return_dict=False)[0]
     return torch.stack(list(result)) if isinstance(result, list) else result
+
+
+class KeepDoubles(TorchFunctionMode):
+    """Leave float64 as it is where a forward asks for float32 (rotary embeddings, some norms).
+
+    A difference in the last bit of a double may become one in the last bit of a float there, which would hide whether
+    two models are the same in float64.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        narrowing = func is Tensor.float or (func is Tensor.to and torch.float32 in args)
+        if narrowing and args[0].dtype == torch.float64:
+            return args[0]
+        return func(*args, **(kwargs or {}))

@@ -31,7 +31,12 @@ FAMILIES: tuple[Family, ...] = (
         transformers.dit_call,
         each(_blocks("transformer_blocks", 2), {"attn1": heads(4), "ff": channels(128)}),
     ),
-    Family("PixArt-α, PixArt-Σ", transformers.pixart, transformers.pixart_call, each(_blocks("transformer_blocks", 2), _DIT)),
+    Family(
+        "PixArt-α, PixArt-Σ",
+        transformers.pixart,
+        transformers.pixart_call,
+        each(_blocks("transformer_blocks", 2), _DIT),
+    ),
     Family("Stable Diffusion 1.5, 2", unets.sd15, unets.sd15_call, each(_unet(1), _DIT), positional=2),
     Family("Stable Diffusion XL", unets.sdxl, unets.sdxl_call, each(_unet(2), _DIT), positional=2),
     Family(
@@ -86,7 +91,13 @@ FAMILIES: tuple[Family, ...] = (
         smaller=transformers.smaller_sana,
         linear_attention=("attn1",),
     ),
-    Family("HunyuanDiT", transformers.hunyuan_dit, transformers.hunyuan_dit_call, each(_blocks("blocks", 4), _DIT), positional=2),
+    Family(
+        "HunyuanDiT",
+        transformers.hunyuan_dit,
+        transformers.hunyuan_dit_call,
+        each(_blocks("blocks", 4), _DIT),
+        positional=2,
+    ),
     Family(
         "Lumina-Image 2",
         joint.lumina2,
@@ -113,9 +124,7 @@ FAMILIES: tuple[Family, ...] = (
         "Qwen-Image",
         joint.qwen_image,
         joint.qwen_image_call,
-        each(
-            _blocks("transformer_blocks", 2), {"attn": heads(4), "img_mlp": channels(128), "txt_mlp": channels(128)}
-        ),
+        each(_blocks("transformer_blocks", 2), {"attn": heads(4), "img_mlp": channels(128), "txt_mlp": channels(128)}),
         passes={"": _BOTH},
     ),
     Family(
