@@ -102,7 +102,7 @@ def _stand_in(model: nn.Module, layer: Layer) -> None:
 def _fewer_rows(module: Any, rows: list[int]) -> nn.Module:
     if module.weight.ndim == 1:
         norm = copy.deepcopy(module)
-        norm.weight = nn.Parameter(module.weight[rows].clone())
+        norm.weight = _fixed(module.weight[rows])
         if isinstance(norm, nn.RMSNorm):
             norm.normalized_shape = (len(rows),)
         return norm
@@ -117,9 +117,14 @@ def _like(module: Any, weight: Tensor, bias: Tensor | None) -> nn.Module:
     else:
         new = nn.Conv2d(1, 1, module.kernel_size, module.stride, module.padding)
         new.groups = len(weight) if module.groups > 1 else 1
-    new.weight = nn.Parameter(weight.detach().clone().contiguous())
-    new.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+    new.weight = _fixed(weight)
+    new.bias = None if bias is None else _fixed(bias)
     return new
+
+
+def _fixed(tensor: Tensor) -> nn.Parameter:
+    """Without gradients, as all weights here: torch rounds some products otherwise where a weight asks for them."""
+    return nn.Parameter(tensor.detach().clone().contiguous(), requires_grad=False)
 
 
 def replace(model: nn.Module, path: str, module: nn.Module) -> None:

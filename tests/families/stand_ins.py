@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 
@@ -50,9 +49,9 @@ class NoChannels(nn.Module):
     """A convolutional FFN without channels; its last convolution has no bias."""
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        return torch.zeros_like(hidden_states)
+        return hidden_states.new_zeros(hidden_states.shape)
 
 
 def _repeated(bias: Tensor | None, tokens: Tensor) -> Tensor:
-    zeros = torch.zeros_like(tokens)
+    zeros = tokens.new_zeros(tokens.shape)  # contiguous, as what a linear gives
     return zeros if bias is None else zeros + bias
