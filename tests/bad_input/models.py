@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel
+from diffusers.hooks import apply_group_offloading
+from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 
 from bad_input.lab import Lab
 from bad_input.table import REFUSED, case
@@ -90,8 +92,8 @@ def _(lab: Lab) -> object:
 @case(
     "unsupported denoiser",
     REFUSED,
-    "The denoiser UNet2DModel is not supported: Known: DiTTransformer2DModel. To add it, register a DenoiserSpec in "
-    "diff_es.denoisers.specs.",
+    "The denoiser UNet2DModel is not supported: did you mean 'UNet2DConditionModel'? Known: … To add it, register a "
+    "DenoiserSpec in diff_es.denoisers.specs.",
 )
 def _(lab: Lab) -> object:
     channels: dict[str, Any] = {"block_out_channels": (4, 4), "norm_num_groups": 1, "layers_per_block": 1}
@@ -99,6 +101,49 @@ def _(lab: Lab) -> object:
     unet = UNet2DModel(sample_size=8, **channels, **blocks)
     DDPMPipeline(unet, DDPMScheduler()).save_pretrained(lab.folder / "unet")
     return lab.refused(model=str(lab.folder / "unet"))
+
+
+@case(
+    "fused q, k, v",
+    REFUSED,
+    "transformer_blocks.0.attn1 has fused q, k, v: call unfuse_qkv_projections() first, or load the pipeline again "
+    "where that leaves the fused copies behind (U-Nets, PixArt, SD3, HunyuanDiT).",
+)
+def _(lab: Lab) -> object:
+    pipe = tiny_pipe()
+    with torch.no_grad():
+        pipe.transformer.transformer_blocks[0].attn1.fuse_projections()
+    return inspect_model(pipe)
+
+
+@case(
+    "an IP-Adapter",
+    REFUSED,
+    "transformer_blocks.1.attn1 has an IP-Adapter (IPAdapterAttnProcessor2_0), whose projections know nothing of "
+    "removed heads: call pipe.unload_ip_adapter() first.",
+)
+def _(lab: Lab) -> object:
+    pipe = tiny_pipe()
+    pipe.transformer.transformer_blocks[1].attn1.set_processor(IPAdapterAttnProcessor2_0(16, 16))
+    return inspect_model(pipe)
+
+
+@case(
+    "group offload to disk",
+    REFUSED,
+    "The denoiser is offloaded in groups by a stream or to disk, which moves the dense weights only: use "
+    "enable_group_offload() with use_stream=False and without offload_to_disk_path, or enable_model_cpu_offload().",
+)
+def _(lab: Lab) -> object:
+    pipe = tiny_pipe()
+    apply_group_offloading(
+        pipe.transformer,
+        torch.device("cpu"),
+        offload_type="block_level",
+        num_blocks_per_group=1,
+        offload_to_disk_path=str(lab.folder),
+    )
+    return inspect_model(pipe)
 
 
 class OnlyDecoder(DiffusionPipeline):  # type: ignore[misc]

@@ -116,8 +116,13 @@ class Similarity:
         self.count = 0
 
     def update(self, x: _Streams, y: _Streams) -> None:
-        """Add a batch of inputs and outputs: (N, tokens, width) each, or several such (text and image) taken as one."""
-        cosines = F.cosine_similarity(_flat(x), _flat(y), dim=1)
+        """Add a batch of inputs and outputs: (N, tokens, width) each, or several such (text and image) taken as one.
+
+        A stream that the block does not pass on (None: nothing reads the text after the last block of SD3) is left out.
+        """
+        pairs = [(a, b) for a, b in zip(_streams(x), _streams(y), strict=True) if a is not None and b is not None]
+        before, after = zip(*pairs, strict=True)
+        cosines = F.cosine_similarity(_flat(before), _flat(after), dim=1)
         self.total += float(cosines.sum())
         self.count += len(cosines)
 
@@ -126,10 +131,13 @@ class Similarity:
         return {f"{self.name}/similarity": torch.tensor([self.total / self.count])}
 
 
-def _flat(streams: _Streams) -> Tensor:
-    """(N, all values), float64; a stream that a block does not pass on is None."""
-    parts = (streams,) if isinstance(streams, Tensor) else streams
-    return torch.cat([part.flatten(1).double() for part in parts if part is not None], dim=1)
+def _streams(value: _Streams) -> tuple[Tensor | None, ...]:
+    return (value,) if isinstance(value, Tensor) else value
+
+
+def _flat(streams: tuple[Tensor, ...]) -> Tensor:
+    """(N, all values), float64."""
+    return torch.cat([stream.flatten(1).double() for stream in streams], dim=1)
 
 
 def bytes_needed(denoiser: nn.Module, layer: Layer) -> int:

@@ -32,6 +32,7 @@ from diff_es.denoisers.macs import count_macs as count_macs
 from diff_es.denoisers.macs import macs_by_module as macs_by_module
 from diff_es.denoisers.plain import check_loaded, plain_module
 from diff_es.denoisers.spec import DenoiserSpec as DenoiserSpec
+from diff_es.denoisers.state import check_state
 from diff_es.errors import UnsupportedModelError
 from diff_es.registry import Registry, suggest
 
@@ -81,17 +82,15 @@ def dense_denoiser_of(pipe: Any) -> nn.Module:
     """Return the denoiser of a pipeline, having checked that its layers are the plain ones that its spec describes.
 
     Raises:
-        UnsupportedModelError: no supported denoiser, or one that is routed, stitched, fused, quantised, LoRA-wrapped
-            or without weights in memory.
+        UnsupportedModelError: no supported denoiser, or one that is routed, stitched, fused, quantised, LoRA-wrapped,
+            with an IP-Adapter, or whose weights are not in memory or moved in groups by a stream.
     """
     denoiser = denoiser_of(pipe)
     if ROUTER in vars(denoiser):
         raise UnsupportedModelError("The denoiser is routed: call diff_es.remove_(pipe) first.")
     if STITCHED in vars(denoiser):
         raise UnsupportedModelError("The denoiser is stitched already: load the pipeline again.")
-    for name, module in denoiser.named_modules():
-        if getattr(module, "fused_projections", False):
-            raise UnsupportedModelError(f"{name} has fused q, k, v: call unfuse_qkv_projections() first.")
+    check_state(denoiser)
     for layer in spec_of(denoiser).width_layers(denoiser):
         for path in (*layer.inputs, *layer.outputs):
             plain_module(denoiser, path)
