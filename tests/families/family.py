@@ -33,7 +33,7 @@ class Family:
         smaller: (model, path, kept heads) → a new attention module of that many heads; for families whose norm runs
             across the heads, where a removed head changes the others.
         linear_attention: Last names of attention modules that are linear in the tokens.
-        on_meta: Whether diffusers' own forward runs on the meta device.
+        on_meta: Whether diffusers' own forward runs on the meta device (Lumina2's reads values of its mask).
     """
 
     name: str

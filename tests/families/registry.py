@@ -118,7 +118,6 @@ FAMILIES: tuple[Family, ...] = (
         ),
         passes={"": ("x",)},
         positional=3,
-        on_meta=False,
     ),
     Family(
         "Qwen-Image",

@@ -40,6 +40,7 @@ SPEC = DenoiserSpec(
     left_alone=(
         ("pos_embed", "patch embedding: its output is the residual stream"),
         ("text_embedder", "embedder of the text"),
+        ("text_embedding_padding", "stands in for text tokens that are masked out"),
         ("time_extra_emb", "embedder of timestep, text and sizes"),
         ("skip_linear", "long skip connections: their output is the residual stream"),
         ("norm", "AdaLN acts on the full width of the residual stream"),

@@ -6,7 +6,10 @@ model on the meta device, which holds no weights, is counted like any other.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -49,6 +52,50 @@ def macs_by_module(module: nn.Module, call: Mapping[str, Any]) -> dict[str, int]
         for path, operations in counts.items()
         if path.startswith(prefix)
     }
+
+
+def own_macs(module: nn.Module, call: Mapping[str, Any]) -> dict[str, int]:
+    """Count the multiply-adds of one call by the path of the submodule that makes them itself, not by a child.
+
+    An attention's own ones are its scores and their product with the values. The counts add up to `count_macs`.
+
+    Args:
+        module: The denoiser.
+        call: The keyword arguments of one call.
+    """
+    counter = FlopCounterMode(display=False, custom_mapping=_attention_formulas())
+    ledger = _Ledger(counter)
+    with torch.no_grad(), ExitStack() as hooks:
+        for path, part in module.named_modules():
+            hooks.callback(part.register_forward_pre_hook(partial(ledger.enter, path)).remove)
+            hooks.callback(part.register_forward_hook(ledger.leave, always_call=True).remove)
+        with counter:
+            module(**call)
+    return {path: flops // 2 for path, flops in ledger.flops.items() if flops}
+
+
+class _Ledger:
+    """Books what has been counted since the last change of module on the one that ran meanwhile."""
+
+    def __init__(self, counter: FlopCounterMode) -> None:
+        self.flops: Counter[str] = Counter()
+        self._counter = counter
+        self._running: list[str] = []
+        self._booked = 0
+
+    def enter(self, path: str, *_: Any) -> None:
+        self._book()
+        self._running.append(path)
+
+    def leave(self, *_: Any) -> None:
+        self._book()
+        self._running.pop()
+
+    def _book(self) -> None:
+        total = self._counter.get_total_flops()
+        if self._running:
+            self.flops[self._running[-1]] += total - self._booked
+        self._booked = total
 
 
 def parameters_used(module: nn.Module, call: Mapping[str, Any]) -> tuple[nn.Parameter, ...]:

@@ -39,6 +39,7 @@ SPEC = DenoiserSpec(
         ("pos_embed", "patch embedding: its output is the residual stream"),
         ("caption_projection", "embedder of the text"),
         ("adaln_single", "AdaLN and its embedders act on the full width of the residual stream"),
+        ("scale_shift_table", "AdaLN of a block, or of the output, acts on the full width of the residual stream"),
         ("proj_out", "output layer: it reads the residual stream"),
     ),
 )

@@ -73,6 +73,7 @@ SPEC = DenoiserSpec(
         ("patch_embed", "patch embedding: its output is the residual stream"),
         ("time_embed", "embedder of timestep and guidance"),
         ("caption", "embedder of the text"),
+        ("scale_shift_table", "AdaLN of a block, or of the output, acts on the full width of the residual stream"),
         ("norm", "normalisation of the full width"),
         ("proj_out", "output layer: it reads the residual stream"),
     ),

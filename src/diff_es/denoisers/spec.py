@@ -45,7 +45,8 @@ class DenoiserSpec:
         architecture: Name of the diffusers class.
         width_layers: denoiser → its attention and FFN layers, in the order in which they run.
         blocks: denoiser → its droppable blocks, in the order in which they run.
-        left_alone: (part, reason) for everything with weights that is never pruned.
+        left_alone: (part, reason) for everything with weights that is never pruned. A part is what lies in, or is, a
+            module or parameter in whose name its own occurs ("norm": `norm1.linear`, `ffn_norm2`); the first counts.
         timestep_argument: Name of the forward argument that holds the timestep.
         timestep_position: Its position where pipelines pass it positionally (0 = first after self).
         units: denoiser → the units in which it gets its timestep.

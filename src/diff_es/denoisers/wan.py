@@ -39,6 +39,7 @@ SPEC = DenoiserSpec(
     left_alone=(
         ("patch_embedding", "embedder of the latents: its output is the residual stream"),
         ("condition_embedder", "embedder of timestep and text"),
+        ("scale_shift_table", "AdaLN of a block, or of the output, acts on the full width of the residual stream"),
         ("norm", "normalisation of the full width"),
         ("proj_out", "output layer: it reads the residual stream"),
     ),

@@ -51,6 +51,7 @@ SPEC = DenoiserSpec(
         ("all_x_embedder", "embedder of the latents: its output is the residual stream"),
         ("all_final_layer", "output layer: it reads the residual stream"),
         ("cap_embedder", "embedder of the text: its output is the residual stream"),
+        ("pad_token", "stand in for tokens that fill up a sequence"),
         ("t_embedder", "embedder of the timestep"),
         ("norm", "normalisation of the full width"),
     ),
