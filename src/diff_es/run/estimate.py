@@ -10,25 +10,16 @@ from typing import TYPE_CHECKING
 from diff_es.denoisers import denoiser_of, spec_of
 from diff_es.fitness import run
 from diff_es.pruning import pruners
+from diff_es.run.footprint import ENTRY, footprint
 from diff_es.run.measure import CHUNK
 from diff_es.sampling import Requests
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
-
-    from torch import Tensor, nn
-
-    from diff_es.calibration.statistics import Statistic
-    from diff_es.denoisers import Layer
     from diff_es.recipe import Recipe
     from diff_es.run.session import Session
 
 #: Share of denoiser calls that replay saves: 0.30 and 0.33 in the two searches of the demo; long searches save more.
 _REPLAY_SAVES = 0.3
-#: Pruners that store a weight for every level.
-_COMPENSATED = frozenset({"obs", "obs-diff"})
-#: Bytes of a safetensors header for one tensor.
-_ENTRY = 100
 #: Bytes of the seed beside a stored image.
 _SEED = 8
 
@@ -100,7 +91,7 @@ def _contestants(recipe: Recipe) -> int:
 
 def _samples(count: int, size: int) -> int:
     """Bytes of the stored samples of one row: images, latents, seeds, and two checksums in every file."""
-    return count * size + math.ceil(count / CHUNK) * 5 * _ENTRY
+    return count * size + math.ceil(count / CHUNK) * 5 * ENTRY
 
 
 def _preparation_images(session: Session) -> float:
@@ -120,53 +111,15 @@ def _preparation_images(session: Session) -> float:
 def _disk(session: Session) -> int:
     recipe = session.recipe
     denoiser = denoiser_of(session.pipe)
-    pruner = pruners[recipe.pruning.method]
-    layers = spec_of(denoiser).layers(denoiser, blocks=pruner.depth)
-    kept = 1 - recipe.search.sparsity
-    calibration = [size for layer in layers for size in _statistics(denoiser, layer, pruner.needs)]
-    bank = [size for layer in layers for size in _trajectory(denoiser, layer, recipe)]
-    artefact = [kept * size for layer in layers for size in _thin(denoiser, layer, recipe)]
-    sets = 1 if recipe.calibration.shared or pruner.one_set else recipe.stages
-    tensors = sets * (len(calibration) + len(bank)) + recipe.stages * len(artefact)
-    return int(sets * (sum(calibration) + sum(bank)) + recipe.stages * sum(artefact)) + _ENTRY * tensors
-
-
-def _statistics(denoiser: nn.Module, layer: Layer, needs: Collection[Statistic]) -> Iterator[int]:
-    """Bytes of each tensor that calibration keeps of a layer in one stage, float32."""
-    if {"second_moment", "step_weighted_moment"} & set(needs):
-        for columns in (_weight(denoiser, path).shape[1] for path in layer.outputs):
-            yield from (4 * columns**2, 4 * columns, 4)
-    if "input_norms" in needs:
-        yield from (4 * _weight(denoiser, path).shape[1] for path in layer.scored)
-    if "importance" in needs:
-        yield from (4 * _weight(denoiser, path).shape[0] for path in layer.inputs)
-        yield from (4 * _weight(denoiser, path).shape[1] for path in layer.outputs)
-    if "similarity" in needs:
-        yield 4
-
-
-def _trajectory(denoiser: nn.Module, layer: Layer, recipe: Recipe) -> Iterator[int]:
-    """Bytes of each tensor that the bank keeps of a layer in one stage: the order, int64, and weights by level."""
-    yield 8 * layer.num_groups
-    if recipe.pruning.method in _COMPENSATED:
-        for removed in set(layer.removed(recipe.pruning.levels)) - {0}:
-            share = 1 - removed / layer.num_groups
-            yield from (int(share * size) for size in _outputs(denoiser, layer, intercept=recipe.pruning.intercept))
-
-
-def _thin(denoiser: nn.Module, layer: Layer, recipe: Recipe) -> Iterator[int]:
-    """Bytes of each tensor that the artefact would keep of a layer in one stage if nothing were removed."""
-    yield 8 * layer.num_groups
-    if recipe.pruning.method in _COMPENSATED:
-        yield from _outputs(denoiser, layer, intercept=recipe.pruning.intercept)
-
-
-def _outputs(denoiser: nn.Module, layer: Layer, *, intercept: bool) -> Iterator[int]:
-    """Bytes of each output projection of a layer, and of its bias."""
-    for weight in (_weight(denoiser, path) for path in layer.outputs):
-        yield weight.numel() * weight.element_size()
-        yield weight.shape[0] * weight.element_size() * intercept
-
-
-def _weight(denoiser: nn.Module, path: str) -> Tensor:
-    return denoiser.get_submodule(path).weight  # type: ignore[return-value]
+    section = recipe.pruning
+    sizes = footprint(
+        denoiser,
+        spec_of(denoiser).layers(denoiser, blocks=pruners[section.method].depth),
+        method=section.method,
+        num_levels=section.levels,
+        stages=recipe.stages,
+        shared=recipe.calibration.shared,
+        intercept=section.intercept,
+    )
+    artefact = (1 - recipe.search.sparsity) * sizes.artefact_bytes
+    return int(sizes.calibration_bytes + sizes.bank_bytes + artefact)
