@@ -25,6 +25,7 @@ def main() -> None:
         zoo_quality(),
         inference(),
         dit_xl_macs(),
+        real_sizes(),
         toy_landscapes(),
         obs_solver(),
         closed_form(),
@@ -127,6 +128,37 @@ def _speedup(value: float, words: str) -> str:
 
 def _span(row: dict[str, float]) -> str:
     return f"{row['median_ms']:.0f} ms ({row['p10_ms']:.0f}–{row['p90_ms']:.0f})"
+
+
+def real_sizes() -> str:
+    record = read("real_sizes")
+    shares = [
+        [model["name"], f"{model['parameters'] / 1e9:.2f} G", f"{model['macs'] / 1e12:.2f} T"]
+        + [f"{model['prunable_share_of_macs']:.1%}", f"{model['macs_left_by_level'][str(model['levels'] // 2)]:.1%}"]
+        for model in record["models"]
+    ]
+    sizes = []
+    for model in record["models"]:
+        kept = model["footprint"]
+        shared = ", calibrated once" if model["shared_calibration"] else ""
+        sizes.append(
+            [model["name"], f"{model['stages']} stages{shared}, H = {model['levels']}, {model['dtype']}"]
+            + [f"{model['schedules_at_half']:.2g}"]
+            + [f"{kept[key] / 2**30:.1f} GiB" for key in ("calibration_bytes", "bank_bytes")]
+            + [f"{kept['largest_hessian_bytes'] / 2**30:.2f} to {kept['hessian_bytes'] / 2**30:.1f} GiB"]
+        )
+    return (
+        "\n## Real sizes, without weights\n\n"
+        "The paper's models from their published shapes alone, on the meta device: one call on one image, and what OBS "
+        "with the paper's settings takes on disk and in memory. A bank holds every level; the artefact of one schedule "
+        "is a small part of it.\n\n"
+        + table(["model", "parameters", "MACs of a call", "prunable share", "left at half of the levels"], shares)
+        + "\n"
+        + table(
+            ["model", "settings", "schedules at 50 %", "calibration", "bank", "Hessians: least to all at once"], sizes
+        )
+        + origin(record)
+    )
 
 
 def toy_landscapes() -> str:
