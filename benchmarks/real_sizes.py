@@ -138,8 +138,8 @@ def measure(size: Size) -> dict[str, Any]:
 
 
 def _levels(size: Size) -> tuple[int, ...]:
-    """A quarter, a half and three quarters of the groups gone, and all of them."""
-    return tuple(round(share * size.levels) for share in (0.25, 0.5, 0.75, 1))
+    """About a quarter, 30 % (the paper's SDXL), a half and three quarters of the groups gone, and all of them."""
+    return tuple(sorted({round(share * size.levels) for share in (0.25, 0.3, 0.5, 0.75, 1)}))
 
 
 def schedules(stages: int, levels: int) -> int:
