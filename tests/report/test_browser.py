@@ -114,12 +114,22 @@ def test_it_fits_the_screen_and_asks_for_nothing(visit: Any, report: Path, width
     assert overflowing(opened.page) == []
 
 
+def test_a_long_choice_stays_in_its_section(visit: Any, report: Path) -> None:
+    page = visit(report, width=360).page
+    long = "a dress with a long name, seed 4001000000, SSIM 0.300"
+    page.evaluate("(text) => document.querySelector('.compare .image').append(new Option(text))", long)
+    assert overflowing(page) == []
+
+
 def overflowing(page: Any) -> list[str]:
-    """Elements whose text or image sticks out of the page; what scrolls by itself may be wider."""
+    """Elements whose text or image sticks out of their section; what scrolls by itself may be wider."""
     found: list[str] = page.evaluate(
         """() => [...document.querySelectorAll("main *")]
             .filter((item) => !item.closest("pre, .wide, .unseen, thead, [hidden]"))
-            .filter((item) => item.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
+            .filter((item) => {
+                const around = item.parentElement.closest("section, main");
+                return item.getBoundingClientRect().right > around.getBoundingClientRect().right + 1;
+            })
             .map((item) => `${item.tagName}.${item.className}: ${item.textContent.slice(0, 40)}`)"""
     )
     return found

@@ -12,7 +12,7 @@ from report_content import claim, small_table
 
 from diff_es.errors import InputError
 from diff_es.report import Plot, PlotPoint, Series
-from diff_es.report.metric_names import metric_column
+from diff_es.report.metric_names import metric_column, three_digits
 from diff_es.report.paper_table import show_claims, table_grid, verdicts
 from diff_es.report.plot_figures import describe_plot, draw_plot
 from diff_es.report.theme import DARK, LIGHT
@@ -60,6 +60,24 @@ def test_claims_are_counted_and_those_without_a_reason_are_named() -> None:
     assert shown.paper == "Diff-ES 12.86, MosaicDiff 22.29 (FID)"
     assert shown.advantage == "+1, 95%: 0.4\u00a0to\u00a01.6"
     assert verdicts(dataclasses.replace(report, claims=())) == "No claim of the paper is tested here."
+
+
+def test_an_interval_is_called_what_it_is() -> None:
+    """The spread of timed runs is no 95 % interval."""
+    report = small_table()
+    column, *others = report.columns
+    spread = dataclasses.replace(report, columns=(dataclasses.replace(column, interval_title="p10–p90"), *others))
+    assert table_grid(spread).rows[1].cells[0].details[0] == "p10–p90: 1.60\u00a0to\u00a02.30"
+    timed = claim((2100.5, 3211.0), (415.9, 4242.2), interval_title="p10–p90")
+    shown = show_claims(dataclasses.replace(report, claims=(timed,)))[0]
+    assert shown.advantage == "+1,110, p10–p90: 416\u00a0to\u00a04,242"
+
+
+@pytest.mark.parametrize(
+    ("values", "text"), [((0.01234, 0.5), "0.0123"), ((-999.4,), "-999"), ((999.6, 3.2), "1,000"), ((math.nan,), "nan")]
+)
+def test_three_digits_need_no_exponent(values: tuple[float, ...], text: str) -> None:
+    assert format(values[0], three_digits(*values)) == text
 
 
 def test_a_table_marks_the_best_within_each_group_and_never_the_papers() -> None:

@@ -95,6 +95,7 @@ def test_the_files_say_what_the_record_says(made: Reproduced) -> None:
     text = (made.folder / "table.md").read_text()
     assert "A tiny table" in text and "## Memory" in text and "resident before stitched" in text
     html = made.report.read_text()
+    assert "p10–p90: " in html and "(p10–p90) |" in text, "latencies have no 95 % interval"
     assert "A tiny table" in html and "http://" not in html.replace("http://www.w3.org", "")
 
 

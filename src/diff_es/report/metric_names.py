@@ -86,6 +86,11 @@ def metric_column(metric: str, paper_title: str = "") -> TableColumn:
     return TableColumn(metric, name.title, name.higher_is_better, name.form, name.unit, paper_title)
 
 
+def three_digits(*values: float) -> str:
+    """Return the format that shows about three digits of these numbers, the large ones without an exponent."""
+    return ",.0f" if max(map(abs, values)) >= 999.5 else ".3g"
+
+
 def number(value: float | None, form: str, unit: str = "") -> str:
     """Format a number; a missing or broken measurement is called what it is."""
     if value is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from diff_es.report.grid import Cell, Grid, GridRow, Heading, best_text, direction
-from diff_es.report.metric_names import number
+from diff_es.report.metric_names import number, three_digits
 from diff_es.report.table import interval_text
 from diff_es.report.table_content import Value
 
@@ -83,7 +83,7 @@ def _heading_detail(column: TableColumn) -> str:
 def _cell(row: TableRow, column: TableColumn, best: str | None) -> Cell:
     value = row.values.get(column.key, Value())
     text = _text(value, column)
-    details = [interval_text(value.interval, column.form)] if value.interval else []
+    details = [interval_text(value.interval, column.form, column.interval_title)] if value.interval else []
     details += [value.note] if value.note else []
     if value.paper is not None:
         details.append(f"paper: {value.paper:g}")
@@ -101,14 +101,14 @@ def _text(value: Value, column: TableColumn) -> str:
 
 def _show(claim: Claim) -> ShownClaim:
     paper = _pair(claim, claim.paper, claim.paper_metric) if claim.paper else ""
-    interval = f", {interval_text(claim.interval, '.3g')}" if claim.interval else ", exact"
+    spread = claim.interval and interval_text(claim.interval, three_digits(*claim.interval), claim.interval_title)
     return ShownClaim(
         claim=claim,
         sign=_SIGNS[claim.verdict],
         kind=claim.verdict.replace(" ", "-"),
         paper=paper,
         ours=_pair(claim, claim.ours, claim.metric),
-        advantage=f"{number(claim.advantage, '+.3g')}{interval}",
+        advantage=f"{number(claim.advantage, '+' + three_digits(claim.advantage))}, {spread or 'exact'}",
     )
 
 

@@ -103,11 +103,11 @@ def in_units(count: float, unit: str) -> str:
     return f"{count:.3g} {unit}".rstrip()
 
 
-def interval_text(interval: tuple[float, float], form: str) -> str:
-    """Write a 95 % interval."""
+def interval_text(interval: tuple[float, float], form: str, title: str = "95%") -> str:
+    """Write an interval, by default a 95 % one."""
     low, high = (number(end, form) for end in interval)
     # Spaces that no line breaks at.
-    return f"95%: {low}\u00a0to\u00a0{high}"
+    return f"{title}: {low}\u00a0to\u00a0{high}"
 
 
 def milliseconds(value: float) -> str:

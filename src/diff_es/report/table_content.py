@@ -51,6 +51,7 @@ class TableColumn:
         form: Format of our values, as in `format(value, form)`.
         unit: Written after each value ("ms"); empty where there is none. A form that ends in % needs none.
         paper_title: What the paper's numbers in this column are ("FID, 50,000 images"); empty where it has none.
+        interval_title: What the intervals in this column are ("95%", "p10–p90").
     """
 
     key: str
@@ -59,6 +60,7 @@ class TableColumn:
     form: str = ".3g"
     unit: str = ""
     paper_title: str = ""
+    interval_title: str = "95%"
 
     def __post_init__(self) -> None:
         try:
@@ -73,7 +75,7 @@ class Value:
 
     Attributes:
         ours: Measured here (a mean or median over the search seeds); None where it was not, NaN where it broke.
-        interval: Its 95 % interval over search seeds and samples; None where none was made.
+        interval: Its 95 % interval over search seeds and samples, or what the column says; None where none was made.
         paper: The paper's number, in the unit of the paper; None where it has none.
         note: A few words below the value ("3 seeds", "slower than dense (0.84×)").
     """
@@ -117,11 +119,12 @@ class Claim:
         metric: What ours are measured by ("Fréchet distance on classifier features").
         ours: Our numbers for A and B.
         higher_is_better: Direction of `metric`.
-        interval: 95 % bootstrap interval, over search seeds and samples, of `advantage`; None where our numbers are
-            exact (counted, not sampled).
+        interval: 95 % bootstrap interval, over search seeds and samples, of `advantage`, or what `interval_title`
+            says; None where our numbers are exact (counted, not sampled).
         paper: The paper's numbers for A and B; None where it only says so.
         paper_metric: What the paper's are measured by ("FID").
         examination: Why it does not hold or cannot be told apart; a claim that does not hold should have one.
+        interval_title: What the interval is.
     """
 
     sentence: str
@@ -134,6 +137,7 @@ class Claim:
     paper: tuple[float, float] | None = None
     paper_metric: str = ""
     examination: str = ""
+    interval_title: str = "95%"
 
     def __post_init__(self) -> None:
         check_interval("Claim.interval", self.interval)

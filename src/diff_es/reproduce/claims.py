@@ -11,12 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from diff_es.evaluation import Quality, interval, over_seeds
+from diff_es.report.metric_names import three_digits
 from diff_es.reproduce.result import ClaimResult
 
 if TYPE_CHECKING:
     from diff_es.evaluation import MemoryRecord
     from diff_es.reproduce.result import RowResult
     from diff_es.reproduce.table import Claim
+
+_LATENCY = "latency, batch "
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -84,6 +87,11 @@ def judge_claim(
     )
 
 
+def timed(claim: ClaimResult) -> bool:
+    """Whether the interval of a claim comes from the spread of timed runs, not from a bootstrap."""
+    return claim.metric.startswith(_LATENCY)
+
+
 def cost_claim(claim: Claim, result: Mapping[str, RowResult], memory: Mapping[str, MemoryRecord]) -> ClaimResult | None:
     """Compare two rows by what they cost; None where the claim is of another kind.
 
@@ -91,8 +99,8 @@ def cost_claim(claim: Claim, result: Mapping[str, RowResult], memory: Mapping[st
     of the other to the reverse. Times of searches and bytes of tensors have none.
     """
     spread = None
-    if claim.metric.startswith("latency, batch "):
-        size = int(claim.metric.removeprefix("latency, batch "))
+    if claim.metric.startswith(_LATENCY):
+        size = int(claim.metric.removeprefix(_LATENCY))
         fast, slow = (result[name].cost.latency_of(size) for name in (claim.better, claim.worse))
         ours = (fast.median_ms, slow.median_ms)
         spread = (slow.p10_ms - fast.p90_ms, slow.p90_ms - fast.p10_ms)
@@ -181,9 +189,10 @@ def _resolution(claim: ClaimResult) -> str:
     if claim.interval is None:
         return f"The values are {better:.4g} and {worse:.4g}."
     low, high = claim.interval
+    form = three_digits(low, high)
     middle = "excludes" if claim.verdict == "does not hold" else "includes"
     values = f"The values are {better:.4g} and {worse:.4g}"
-    return f"{values}; the interval of the advantage, {low:.3g} to {high:.3g}, {middle} 0."
+    return f"{values}; the interval of the advantage, {low:{form}} to {high:{form}}, {middle} 0."
 
 
 def _says(claim: ClaimResult) -> str:

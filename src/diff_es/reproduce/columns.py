@@ -19,7 +19,7 @@ class Cell:
 
     Attributes:
         ours: Measured here; None where it was not.
-        interval: Its 95 % interval; None where there is none.
+        interval: Its 95 % interval, or what the column says; None where there is none.
         paper: The paper's value, None where it has none.
     """
 
@@ -39,6 +39,7 @@ class Column:
         higher_is_better: The direction; None where there is none.
         paper: What the paper's values in it are; empty where it has none.
         cell: Row → its value.
+        interval_title: What the intervals are, as in `TableColumn`.
     """
 
     key: str
@@ -47,7 +48,11 @@ class Column:
     higher_is_better: bool | None
     paper: str
     cell: Callable[[RowResult], Cell]
+    interval_title: str = "95%"
 
+
+#: What latencies have in place of a 95 % interval: the spread of the timed runs.
+PERCENTILES = "p10–p90"
 
 #: Metric → heading, format, and the paper's metric that it stands for.
 _METRICS = {
@@ -105,7 +110,9 @@ def _milliseconds(size: int) -> Column:
         own = row.cost.latency_of(size)
         return Cell(own.median_ms, (own.p10_ms, own.p90_ms))
 
-    return Column(f"latency_ms_batch_{size}", f"Latency, batch {size}, ms (p10 to p90)", ".1f", False, "", cell)
+    return Column(
+        f"latency_ms_batch_{size}", f"Latency, batch {size}, ms (p10 to p90)", ".1f", False, "", cell, PERCENTILES
+    )
 
 
 def _speedup(size: int, result: TableResult) -> Column:

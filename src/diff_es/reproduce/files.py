@@ -8,7 +8,9 @@ import math
 from typing import TYPE_CHECKING
 
 from diff_es.artifacts import slugs, write_bytes
-from diff_es.reproduce.columns import Cell, Column, columns
+from diff_es.report.metric_names import three_digits
+from diff_es.reproduce.claims import timed
+from diff_es.reproduce.columns import PERCENTILES, Cell, Column, columns
 from diff_es.reproduce.plots import plots
 
 if TYPE_CHECKING:
@@ -111,7 +113,9 @@ def _claim_grid(result: TableResult) -> str:
     lines = []
     for claim in result.claims:
         low, high = claim.interval or (math.nan, math.nan)
-        spread = "" if math.isnan(low) else f"{low:.3g} to {high:.3g}"
+        form = three_digits(low, high)
+        spread = "" if math.isnan(low) else f"{low:{form}} to {high:{form}}"
+        spread += f" ({PERCENTILES})" if spread and timed(claim) else ""
         theirs = f"{claim.paper[0]:.4g} against {claim.paper[1]:.4g}" if claim.paper else ""
         ours = f"{claim.ours[0]:.4g} against {claim.ours[1]:.4g}"
         lines.append([_sentence(claim), claim.paper_metric, theirs, claim.metric, ours, spread, claim.verdict])

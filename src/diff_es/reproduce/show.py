@@ -12,7 +12,8 @@ from diff_es.report import (
     TableRow,
     Value,
 )
-from diff_es.reproduce.columns import columns
+from diff_es.reproduce.claims import timed
+from diff_es.reproduce.columns import PERCENTILES, columns
 from diff_es.reproduce.plots import plots
 from diff_es.run.measure import DENSE
 from diff_es.run.show import fitness_points, gallery, licences
@@ -40,7 +41,8 @@ def table_report(table: Table, scale: Scale, result: TableResult, workspace: Wor
         title=table.title,
         introduction=(table.introduction, result.protocol.text),
         columns=tuple(
-            TableColumn(own.key, own.title, own.higher_is_better, own.form, paper_title=own.paper) for own in shown
+            TableColumn(own.key, own.title, own.higher_is_better, own.form, "", own.paper, own.interval_title)
+            for own in shown
         ),
         rows=tuple(_row(row, shown) for row in result.rows),
         protocol=result.protocol,
@@ -87,4 +89,5 @@ def _claim(claim: ClaimResult, shown: list[Column]) -> Claim:
         paper=claim.paper,
         paper_metric=claim.paper_metric if claim.paper else "",
         examination=claim.examination,
+        interval_title=PERCENTILES if timed(claim) else "95%",
     )
