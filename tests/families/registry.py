@@ -18,10 +18,12 @@ def _blocks(stack: str, count: int) -> tuple[str, ...]:
     return tuple(f"{stack}.{index}" for index in range(count))
 
 
-def _unet(count: int) -> tuple[str, ...]:
-    stacks = (f"down_blocks.1.{_MIDDLE}", f"mid_block.{_MIDDLE}")
-    ups = (f"up_blocks.0.{_MIDDLE.replace('0', str(index))}" for index in range(2))
-    return tuple(path for stack in (*stacks, *ups) for path in _blocks(stack, count))
+_DOWN = (f"down_blocks.1.{_MIDDLE}", f"mid_block.{_MIDDLE}")
+_UP = tuple(f"up_blocks.0.attentions.{index}.transformer_blocks" for index in range(2))
+
+
+def _unet(count: int, *stacks: str) -> tuple[str, ...]:
+    return tuple(path for stack in stacks for path in _blocks(stack, count))
 
 
 FAMILIES: tuple[Family, ...] = (
@@ -37,8 +39,8 @@ FAMILIES: tuple[Family, ...] = (
         transformers.pixart_call,
         each(_blocks("transformer_blocks", 2), _DIT),
     ),
-    Family("Stable Diffusion 1.5, 2", unets.sd15, unets.sd15_call, each(_unet(1), _DIT), positional=2),
-    Family("Stable Diffusion XL", unets.sdxl, unets.sdxl_call, each(_unet(2), _DIT), positional=2),
+    Family("Stable Diffusion 1.5, 2", unets.sd15, unets.sd15_call, each(_unet(1, *_DOWN, *_UP), _DIT), positional=2),
+    Family("Stable Diffusion XL", unets.sdxl, unets.sdxl_call, each(_unet(2, *_DOWN), _DIT), positional=2),
     Family(
         "Stable Diffusion 3",
         joint.sd3,

@@ -48,12 +48,14 @@ def test_copies_of_a_routed_model_are_independent(family: Family) -> None:
     assert equal(outputs(pipe, family), dense)
 
 
-@pytest.mark.parametrize(
-    "dtypes", [(torch.float64,), (torch.float16, torch.bfloat16)], ids=["float64", "float16 then bfloat16"]
-)
-@every_family
-@torch.no_grad()
-def test_dtype_changes_while_routed_reach_every_stage(family: Family, dtypes: tuple[torch.dtype, ...]) -> None:
+@contract
+def test_dtype_changes_while_routed_reach_every_stage(family: Family) -> None:
+    for dtypes in ((torch.float64,), (torch.float16, torch.bfloat16)):
+        _change(family, dtypes)
+
+
+def _change(family: Family, dtypes: tuple[torch.dtype, ...]) -> None:
+    """One dtype after the other, then a comparison in the last."""
     pipe = family.pipe()
     bank = bank_of(family, "obs+intercept")
     schedule = mixed(bank)
@@ -101,11 +103,14 @@ def test_an_artefact_saved_and_loaded_gives_the_same_outputs(family: Family) -> 
             assert equal(outputs(again, family), expected)
 
 
-@pytest.mark.parametrize("offload_first", [True, False], ids=["offload first", "routing first"])
-@every_family
-@torch.no_grad()
-def test_model_offload_in_both_orders(family: Family, offload_first: bool) -> None:
+@contract
+def test_model_offload_in_both_orders(family: Family) -> None:
     """`enable_model_cpu_offload` replaces forwards and moves the model in each run; the CPU stands for the GPU."""
+    for offload_first in (True, False):
+        _offload(family, offload_first=offload_first)
+
+
+def _offload(family: Family, *, offload_first: bool) -> None:
     pipe, bank = family.pipe(), bank_of(family, "obs+intercept")
     with routed(pipe, bank, mixed(bank)):
         pruned = outputs(pipe, family)

@@ -27,6 +27,7 @@ def sd15_call(t: float) -> Call:
 def sdxl() -> nn.Module:
     """Two transformer blocks in a row, linear projections around them, text and sizes in the embedding."""
     return _unet(
+        up_block_types=("UpBlock2D", "UpBlock2D"),  # a small suite: Stable Diffusion 1.5 has transformers on the way up
         cross_attention_dim=32,
         attention_head_dim=(2, 4),
         use_linear_projection=True,
@@ -54,7 +55,6 @@ def _unet(**changes: Any) -> nn.Module:
         in_channels=4,
         out_channels=4,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         norm_num_groups=8,
-        **changes,
+        **{"up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"), **changes},
     )
