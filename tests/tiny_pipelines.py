@@ -21,9 +21,9 @@ from diffusers import (
     PixArtTransformer2DModel,
     SanaPipeline,
     SanaTransformer2DModel,
+    SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionXLPipeline,
-    SD3Transformer2DModel,
     UNet2DConditionModel,
 )
 from transformers import (

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from diff_es.denoisers import denoiser_of, spec_of
 from diff_es.pruning import pruners
-from diff_es.sampling import Requests, sample
+from diff_es.run.models import latent_shape
+from diff_es.sampling import any_requests, sample
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -36,7 +38,7 @@ class Estimate:
         evaluations: Schedules that will be scored, over all searches, at most.
         search_seconds: Time for them.
         other_seconds: Time for calibration, sensitivity, and the final measurements.
-        disk_bytes: Size of calibration statistics, bank and artefact together, about.
+        disk_bytes: Size of latents, calibration statistics, bank and artefact together, about.
         seconds_per_image: Measured: one image of the dense pipeline in a search batch.
     """
 
@@ -78,7 +80,7 @@ def estimate(session: Session) -> Estimate:
 def _seconds_per_image(session: Session) -> float:
     """Time one batch of the search, dense."""
     count = session.recipe.search.batch_size
-    requests = Requests.cycle((0,), count, 0)
+    requests = any_requests(session.pipe, count)
     sample(session.pipe, requests, session.sampler)
     start = time.perf_counter()
     sample(session.pipe, requests, session.sampler)
@@ -110,7 +112,19 @@ def _disk(session: Session) -> int:
     artefact = [kept * size for layer in layers for size in _thin(denoiser, layer, recipe)]
     sets = 1 if recipe.calibration.shared or pruner.one_set else recipe.stages
     tensors = sets * (len(calibration) + len(bank)) + recipe.stages * len(artefact)
-    return int(sets * (sum(calibration) + sum(bank)) + recipe.stages * sum(artefact)) + _ENTRY * tensors
+    return (
+        _latents(session)
+        + int(sets * (sum(calibration) + sum(bank)) + recipe.stages * sum(artefact))
+        + _ENTRY * tensors
+    )
+
+
+def _latents(session: Session) -> int:
+    """Bytes of the encoded calibration images, float32."""
+    section, pipe = session.recipe.calibration, session.pipe
+    if section.source == "sampling" or not pruners[session.recipe.pruning.method].needs:
+        return 0
+    return 4 * section.samples * math.prod(latent_shape(pipe))
 
 
 def _statistics(denoiser: nn.Module, layer: Layer, needs: Collection[Statistic]) -> Iterator[int]:

@@ -1,9 +1,8 @@
-"""Pipelines and data sets by the names that recipes use: "zoo:NAME", a folder, or a Hub id."""
+"""Pipelines by the names that recipes use: "zoo:NAME", a folder, or a Hub id."""
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,10 +10,8 @@ from diffusers import DiffusionPipeline
 from diffusers.utils.logging import disable_progress_bar
 
 from diff_es import zoo
-from diff_es.calibration import read_folder, read_npz
 from diff_es.denoisers import denoiser_of
 from diff_es.errors import InputError
-from diff_es.images import LabelledImages
 
 _ZOO = "zoo:"
 
@@ -66,32 +63,34 @@ def load_pipeline(model: str, dtype: str = "float32", device: str = "auto") -> A
     return pipe.to(resolve_device(device))
 
 
-def load_images(data: str, size: int) -> LabelledImages:
-    """Read calibration images.
-
-    Args:
-        data: "zoo:fashion", an image folder with one subfolder per class, or an npz file.
-        size: Height and width that the model works at; images of a folder are resized to it, others must have it.
+def image_size(pipe: Any) -> int:
+    """Height and width in pixels of what the pipeline makes when nothing else is said.
 
     Raises:
-        InputError: nothing there, an image that cannot be read, or images of another size.
+        InputError: the pipeline does not say, or makes images that are no squares.
     """
-    path = Path(data)
-    if data == f"{_ZOO}fashion":
-        images = zoo.calibration_set()
-    else:
-        images = read_npz(path) if path.suffix == ".npz" else read_folder(path, size)
-    height, width = images.images.shape[1:3]
-    if (height, width) != (size, size):
+    config: Any = denoiser_of(pipe).config
+    # FLUX's denoiser takes any size; its pipeline has a default. Other pipelines take it from their denoiser.
+    side = getattr(pipe, "default_sample_size", None) or config.get("sample_size")
+    if not isinstance(side, int):
         raise InputError(
-            f"calibration.data={data} holds images of {height} × {width} pixels, the model makes {size} × {size}: "
-            "give an image folder (its images are resized), or calibrate with source: sampling."
+            f"{type(pipe).__name__} says sample_size={side}, which is no size of square images: calibrate with source: "
+            "sampling."
         )
-    return images
+    return side * _vae_factor(pipe)
 
 
-def image_size(pipe: Any) -> int:
-    """Height and width in pixels of what the pipeline makes."""
-    default = getattr(pipe, "default_sample_size", None)  # FLUX counts in latents there, its denoiser in nothing
-    latents = default or denoiser_of(pipe).config.sample_size
-    return int(latents * 2 ** (len(pipe.vae.config.block_out_channels) - 1))
+def latent_shape(pipe: Any) -> tuple[int, int, int]:
+    """Channels, height and width of one image's latents.
+
+    Raises:
+        InputError: see `image_size`.
+    """
+    side = image_size(pipe) // _vae_factor(pipe)
+    return int(pipe.vae.config.latent_channels), side, side
+
+
+def _vae_factor(pipe: Any) -> int:
+    """Pixels for each latent, along one side; DiTPipeline alone does not say."""
+    own = getattr(pipe, "vae_scale_factor", None)
+    return int(own or 2 ** (len(pipe.vae.config.block_out_channels) - 1))

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diff_es import prompts
 from diff_es.errors import InputError
-from diff_es.evaluation import prompts
-from diff_es.evaluation.prompts import read_coco_captions, read_prompts
+from diff_es.prompts import read_coco_captions, read_prompts
 
 LINES = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1).filter(str.strip)
 
