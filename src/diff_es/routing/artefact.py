@@ -96,7 +96,7 @@ def _check_steps(pipe: Any, info: PrunedInfo, sampler: SamplerConfig) -> None:
     if type(pipe.scheduler).__name__ == info.scheduler and here == info.plan.timesteps:
         return
     then = f"{info.scheduler}, whose {info.sampler.num_inference_steps} steps visit {_few(info.plan.timesteps)}"
-    now = f"{type(pipe.scheduler).__name__}, whose {sampler.num_inference_steps} visit {_few(here)}"
+    now = f"{type(pipe.scheduler).__name__}, whose {sampler.num_inference_steps} steps visit {_few(here)}"
     missing = sorted(set(range(info.plan.num_stages)) - {info.plan.stage_at(timestep) for timestep in here})
     if missing:
         raise InputError(
