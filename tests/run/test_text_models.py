@@ -20,11 +20,11 @@ from diff_es.denoisers import denoiser_of
 from diff_es.errors import ArtifactError, InputError
 from diff_es.recipe import Recipe
 from diff_es.routing import is_routed, load, routed
-from diff_es.run import RunResult, Session, compress, estimate, generate_images
+from diff_es.run import RunResult, Session, compress, estimate, generate_images, inspect_model
 from diff_es.sampling import PromptRequests, SamplerConfig, sample, sampler_timesteps
 from run.text_runs import FLUX, PROMPTS, captioned_folder, captioned_npz, text_recipe, write_prompts
 from run.tiny_run import outcome
-from tiny_pipelines import flow, tiny_flux, tiny_sdxl
+from tiny_pipelines import BUILDERS, flow, tiny_flux, tiny_sdxl
 
 
 @dataclass(frozen=True)
@@ -196,3 +196,12 @@ def test_prompts_are_kept_with_the_images(sdxl: TextRun) -> None:
     session = Session(sdxl.recipe, sdxl.folder, sdxl.build())
     assert session.search_probes().arguments() == {"prompt": list(PROMPTS[:2])}
     assert denoiser_of(session.pipe) is session.pipe.unet
+
+
+@pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS)
+def test_inspection_counts_one_call(tmp_path: Path, build: Callable[[Path], Any]) -> None:
+    pipe = build(tmp_path)
+    calls: list[int] = []
+    denoiser_of(pipe).register_forward_pre_hook(lambda *_: calls.append(1))
+    inspection = inspect_model(pipe)
+    assert inspection.macs > 0 and inspection.parts[0].layers > 0 and len(calls) <= 4

@@ -62,7 +62,8 @@ def inspect_model(pipe: Any) -> Inspection:
     denoiser = dense_denoiser_of(pipe)
     spec = spec_of(denoiser)
     device = next(denoiser.parameters()).device
-    call = on_device(first_step(pipe, any_requests(pipe, 1), SamplerConfig(1, guidance_scale=1.0))[0], device)
+    # Of two steps the second is never taken; a single one would be sampled to the end, which PixArt's sampler cannot.
+    call = on_device(first_step(pipe, any_requests(pipe, 1), SamplerConfig(2, guidance_scale=1.0))[0], device)
     macs = macs_by_module(denoiser, call)
     layers = spec.width_layers(denoiser)
     kinds = dict.fromkeys(layer.kind for layer in layers)
