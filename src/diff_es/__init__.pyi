@@ -22,6 +22,7 @@ from .routing import save as save
 from .run import RunResult as RunResult
 from .run import compress as compress
 from .run import load_pipeline as load_pipeline
+from .sampling import PromptRequests as PromptRequests
 from .sampling import Requests as Requests
 from .sampling import SamplerConfig as SamplerConfig
 from .sampling import sample as sample
