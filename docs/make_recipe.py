@@ -44,9 +44,24 @@ _TAIL = """
 - `search.sparsity` is a share of the *prunable* MACs. What is not prunable stays; `diff-es inspect` shows how much
   that is. Report and result hold the MACs of the whole denoiser, counted.
 - `calibration.source: sampling` needs no data set; it is the way for schedulers without `alphas_cumprod` too.
-- `calibration.data` as a folder: one subfolder per class. Labels follow the sorted names of the subfolders, unless a
-  name is a number, which is then the label itself. An npz file holds `images` (uint8, N × height × width × 3) and
-  `labels` (integers).
+- `prompts`: for text-to-image models, which need them; class-conditional ones refuse them. The search takes the first
+  `search.probes` prompts, and a shorter list is refused. Where enough are left, the evaluation takes its prompts from
+  the end of the list, so that no search or calibration has seen them; else it goes round the whole list, with seeds of
+  its own. `zoo:captions` is one caption per class of the shipped models; they are gone round as class labels are.
+- `calibration.data` for class-conditional models: a folder with one subfolder per class (labels follow the sorted names
+  of the subfolders, unless a name is a number, which is then the label itself), or an npz file of `images` (uint8, N ×
+  height × width × 3) and `labels` (integers).
+- `calibration.data` for text-to-image models: a folder of images whose captions are in COCO's captions file
+  (`calibration.captions`; the first caption of each image counts), in the folder's `metadata.jsonl` (Hugging Face's
+  convention: one `{"file_name": …, "text": …}` per line) or in its `captions.txt` (file, tab, caption); or an npz file
+  of `images` and `captions` (texts). `zoo:fashion` has a caption for each class.
+- `calibration.data: hf:NAME` or `hf:NAME:SPLIT` (`train` by default) streams the first `samples` rows of a Hugging Face
+  data set, so take one in mixed order: its columns are `image`, and `label` or `text` (or `caption`). It needs
+  `pip install 'diff-es[hf]'`. NAME may be a local folder.
+- Images of folders and data sets are resized to the model's size, without regard to their shape; those of an npz must
+  have it. They are encoded once and kept in the run directory. Every image that cannot be read and every caption that
+  is missing is an error that names it. In memory they take `samples` × height × width × 3 bytes; the text embeddings of
+  all samples come on top, in half precision 1 MB each for SDXL with guidance and 4 MB for FLUX.
 - `pruning.method`: `obs`, `wanda` and `layerdrop` choose anew in every stage. `magnitude` looks at weights alone, which
   are the same in every stage. [`obs-diff` and `diff-pruning`](baselines.md) are published methods that make one pruned
   model for the whole run; a schedule still gives each stage its level of it. `diff-pruning` needs

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from diff_es.errors import InputError
 from diff_es.stages import StagePlan
+from diff_es.timesteps import stage_plan
 
 #: diffusers' own use of numpy, nothing that a user of ours could change.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -37,7 +38,7 @@ class SamplerOnly(DiffusionPipeline):
 
 
 def plan_of(scheduler: Any, num_stages: int, steps: int) -> StagePlan:
-    return StagePlan.from_pipeline(SamplerOnly(scheduler), num_stages, steps)
+    return stage_plan(SamplerOnly(scheduler), num_stages, steps)
 
 
 SAMPLERS = {

@@ -22,6 +22,7 @@ from .routing import routed as routed
 from .routing import save as save
 from .run import RunResult as RunResult
 from .run import compress as compress
+from .sampling import PromptRequests as PromptRequests
 from .sampling import Requests as Requests
 from .sampling import SamplerConfig as SamplerConfig
 from .sampling import sample as sample
@@ -32,3 +33,4 @@ from .search import EvolutionConfig as EvolutionConfig
 from .search import SearchResult as SearchResult
 from .search import search_schedule as search_schedule
 from .stages import StagePlan as StagePlan
+from .timesteps import stage_plan as stage_plan

@@ -81,18 +81,21 @@ def generate(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     artefact: Annotated[Path, typer.Argument(help="The artefact: the folder `pruned` of a run.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the images.")] = Path("images"),
     labels: Annotated[list[int] | None, typer.Option("--label", help="Class label; repeat for several.")] = None,
-    count: Annotated[int, typer.Option(help="Number of images; the labels are gone round.", min=1)] = 10,
+    prompts: Annotated[list[str] | None, typer.Option("--prompt", help="Prompt; repeat for several.")] = None,
+    count: Annotated[int, typer.Option(help="Number of images; labels or prompts are gone round.", min=1)] = 10,
     seed: Annotated[int, typer.Option(help="Seed of the first image; the next ones follow.", min=0)] = 0,
     model: Annotated[str | None, typer.Option(help="The dense model; by default the one the artefact names.")] = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Generate images with a pruned model.
+    """Generate images with a pruned model: from class labels, or a text-to-image model from prompts.
 
     Example: diff-es generate runs/demo/pruned --label 3 --label 9 --count 4
     """
     from diff_es.run import generate_images
 
-    paths = generate_images(artefact, output, labels=labels, count=count, seed=seed, model=model, device=device)
+    paths = generate_images(
+        artefact, output, labels=labels, prompts=prompts, count=count, seed=seed, model=model, device=device
+    )
     _say(f"{len(paths)} images in {output}")
 
 

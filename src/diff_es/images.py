@@ -1,8 +1,9 @@
-"""Images with their labels, and the way between uint8 pixels and what models read."""
+"""Images with their labels or captions, and the way between uint8 pixels and what models read."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -24,12 +25,8 @@ class LabelledImages:
     labels: NDArray[np.int64]
 
     def __post_init__(self) -> None:
-        shape = self.images.shape
-        if len(shape) != 4 or shape[-1] != 3 or self.images.dtype != np.uint8 or not len(self.images):
-            raise InputError(
-                f"images must be uint8 of shape (N ≥ 1, height, width, 3), not {self.images.dtype} {shape}."
-            )
-        if self.labels.shape != shape[:1]:
+        _check_images(self.images)
+        if self.labels.shape != self.images.shape[:1]:
             raise InputError(f"{len(self.images)} images but labels of shape {self.labels.shape}.")
         if self.labels.dtype != np.int64 or self.labels.min() < 0:
             raise InputError(f"labels must be int64 and ≥ 0, not {self.labels.dtype} from {self.labels.min()}.")
@@ -43,12 +40,59 @@ class LabelledImages:
         Raises:
             InputError: the set is smaller.
         """
-        if count > len(self.images):
-            raise InputError(
-                f"samples={count} but only {len(self.images)} images are there; lower samples or add images."
-            )
-        rows = np.linspace(0, len(self.images) - 1, count).astype(int)
+        rows = spread_rows(len(self), count)
         return LabelledImages(self.images[rows], self.labels[rows])
+
+
+@dataclass(frozen=True)
+class CaptionedImages:
+    """Images with their captions.
+
+    Attributes:
+        images: uint8, shape (N, height, width, 3).
+        captions: N texts.
+    """
+
+    images: NDArray[np.uint8]
+    captions: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        _check_images(self.images)
+        if len(self.captions) != len(self.images):
+            raise InputError(f"{len(self.images)} images but {len(self.captions)} captions.")
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def take(self, count: int) -> CaptionedImages:
+        """Return `count` images, evenly spread over the set.
+
+        Raises:
+            InputError: the set is smaller.
+        """
+        rows = spread_rows(len(self), count)
+        return CaptionedImages(self.images[rows], tuple(self.captions[row] for row in rows))
+
+
+#: Images for calibration: of a class-conditional model with labels, of a text-to-image model with captions.
+KnownImages: TypeAlias = LabelledImages | CaptionedImages
+
+
+def spread_rows(total: int, count: int) -> NDArray[np.int64]:
+    """Return `count` different numbers, evenly spread from 0 to total - 1.
+
+    Raises:
+        InputError: there are fewer.
+    """
+    if count > total:
+        raise InputError(f"samples={count} but only {total} images are there; lower samples or add images.")
+    return np.linspace(0, total - 1, count).astype(np.int64)
+
+
+def _check_images(images: NDArray[np.uint8]) -> None:
+    shape = images.shape
+    if len(shape) != 4 or shape[-1] != 3 or images.dtype != np.uint8 or not len(images):
+        raise InputError(f"images must be uint8 of shape (N ≥ 1, height, width, 3), not {images.dtype} {shape}.")
 
 
 def to_tensor(images: NDArray[np.uint8]) -> torch.Tensor:

@@ -10,6 +10,7 @@ from diffusers import DiffusionPipeline
 from diffusers.utils.logging import disable_progress_bar
 
 from diff_es import zoo
+from diff_es.denoisers import denoiser_of
 from diff_es.errors import InputError
 
 _ZOO = "zoo:"
@@ -60,3 +61,36 @@ def load_pipeline(model: str, dtype: str = "float32", device: str = "auto") -> A
             f"({', '.join(zoo.names())}), a folder written by save_pretrained, or a Hub id."
         ) from error
     return pipe.to(resolve_device(device))
+
+
+def image_size(pipe: Any) -> int:
+    """Height and width in pixels of what the pipeline makes when nothing else is said.
+
+    Raises:
+        InputError: the pipeline does not say, or makes images that are no squares.
+    """
+    config: Any = denoiser_of(pipe).config
+    # FLUX's denoiser takes any size; its pipeline has a default. Other pipelines take it from their denoiser.
+    side = getattr(pipe, "default_sample_size", None) or config.get("sample_size")
+    if not isinstance(side, int):
+        raise InputError(
+            f"{type(pipe).__name__} says sample_size={side}, which is no size of square images: calibrate with source: "
+            "sampling."
+        )
+    return side * _vae_factor(pipe)
+
+
+def latent_shape(pipe: Any) -> tuple[int, int, int]:
+    """Channels, height and width of one image's latents.
+
+    Raises:
+        InputError: see `image_size`.
+    """
+    side = image_size(pipe) // _vae_factor(pipe)
+    return int(pipe.vae.config.latent_channels), side, side
+
+
+def _vae_factor(pipe: Any) -> int:
+    """Pixels for each latent, along one side; DiTPipeline alone does not say."""
+    own = getattr(pipe, "vae_scale_factor", None)
+    return int(own or 2 ** (len(pipe.vae.config.block_out_channels) - 1))

@@ -40,7 +40,11 @@ class CalibrationSection(_Section):
     source: Literal["dataset", "sampling"] = Field(
         "dataset", description="noised images of `data`, or the dense model's own denoising trajectories"
     )
-    data: str = Field("zoo:fashion", description="zoo:fashion, an image folder with one subfolder per class, or an npz")
+    data: str = Field(
+        "zoo:fashion",
+        description="zoo:fashion, an image folder (one subfolder per class, or captions), an npz, or hf:NAME",
+    )
+    captions: str = Field("", description="text-to-image models: COCO's captions file (.json) for an image folder")
     samples: Positive = Field(1024, description="images (dataset) or sampling runs (sampling)")
     batch_size: Positive = Field(64, description="images per denoiser call")
     shared: bool = Field(False, description="one set of statistics for all stages")
@@ -108,6 +112,11 @@ class Recipe(_Section):
 
     model: str = Field(description="zoo:NAME, a folder, or a Hugging Face id of a diffusers pipeline")
     dtype: Literal["float32", "float16", "bfloat16"] = Field("float32", description="data type of the weights")
+    prompts: str = Field(
+        "",
+        description="text-to-image models: a file with one prompt per line, or COCO's captions file (.json); "
+        "zoo:captions for the shipped ones",
+    )
     device: str = Field("auto", description="auto (CUDA if there is one), cpu, cuda, cuda:1, …")
     seed: int = Field(0, ge=0, description="of everything random in the run")
     stages: Positive = Field(10, description="stages of the denoising run, at most one per step")

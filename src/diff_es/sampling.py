@@ -204,7 +204,7 @@ def _own_step_noise(scheduler: Any, seeds: Sequence[int]) -> Iterator[None]:
 
 def takes_labels(pipe: Any) -> bool:
     """Whether a pipeline is class-conditional; else it takes prompts."""
-    return "class_labels" in _parameters(pipe)
+    return "class_labels" in call_parameters(pipe)
 
 
 def any_requests(pipe: Any, count: int) -> ImageRequests:
@@ -221,7 +221,7 @@ def check_requests(pipe: Any, requests: ImageRequests) -> None:
         InputError: labels for a text-to-image pipeline, prompts for a class-conditional one, or a label that is out of
             range.
     """
-    known = _parameters(pipe)
+    known = call_parameters(pipe)
     for argument in requests.arguments():
         # Python's own message would name a private method and not the way out.
         if argument not in known:
@@ -236,7 +236,8 @@ def check_requests(pipe: Any, requests: ImageRequests) -> None:
             raise InputError(f"class_labels={strangers} are out of range: the model knows 0…{labels[-1]}.")
 
 
-def _parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
+def call_parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
+    """Return what a pipeline's call takes, by name."""
     return inspect.signature(type(pipe).__call__).parameters
 
 

@@ -7,11 +7,9 @@ empty, so the borders then lie half-way between the neighbouring steps of two st
 
 from __future__ import annotations
 
-import copy
 from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
@@ -72,27 +70,6 @@ class StagePlan:
         if all(_stage_between(uniform, t) == s for t, s in zip(timesteps, stage_of_step, strict=True)):
             return cls(timesteps, stage_of_step, uniform)
         return cls(timesteps, stage_of_step, _midway(timesteps, stage_of_step, num_train_timesteps))
-
-    @classmethod
-    def from_pipeline(cls, pipe: Any, num_stages: int, num_inference_steps: int) -> StagePlan:
-        """Split the steps that `pipe`'s own scheduler takes in `num_inference_steps`; `pipe` is not touched.
-
-        Raises:
-            InputError: more stages than steps, a step count that the scheduler refuses, or timesteps that ascend.
-        """
-        scheduler = copy.deepcopy(pipe.scheduler)
-        try:
-            scheduler.set_timesteps(num_inference_steps)
-        except ValueError as error:
-            name = type(scheduler).__name__
-            raise InputError(f"{name} refuses num_inference_steps={num_inference_steps}: {error}") from error
-        timesteps = tuple(float(t) for t in scheduler.timesteps)
-        if any(later > earlier for earlier, later in pairwise(timesteps)):
-            raise InputError(
-                f"The timesteps of {type(scheduler).__name__} do not descend ({timesteps[:4]}…); "
-                "stages need a sampler that goes from noise to image."
-            )
-        return cls.split(timesteps, num_stages, int(scheduler.config.num_train_timesteps))
 
     @property
     def num_stages(self) -> int:

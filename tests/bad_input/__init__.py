@@ -5,7 +5,17 @@ from __future__ import annotations
 from importlib import import_module
 
 #: In the order of the page.
-TOPICS = ("recipes", "models", "calibration", "numbers", "evaluation", "disk", "artefacts", "run_folders")
+TOPICS = (
+    "recipes",
+    "models",
+    "calibration",
+    "text_models",
+    "numbers",
+    "evaluation",
+    "disk",
+    "artefacts",
+    "run_folders",
+)
 
 for _topic in TOPICS:
     import_module(f"{__name__}.{_topic}")

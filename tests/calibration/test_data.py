@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diff_es.calibration import encode, read_folder, read_npz
+from diff_es.calibration import encode, read_captioned_npz, read_folder, read_npz
 from diff_es.errors import InputError
 from diff_es.images import LabelledImages
 from support import tiny_pipe
@@ -190,6 +190,43 @@ def test_take_spreads_over_the_set_and_never_repeats() -> None:
     assert images.take(1).labels.tolist() == [0]
     with pytest.raises(InputError, match="samples=11 but only 10"):
         images.take(11)
+
+
+def test_only_as_many_images_as_wanted_are_read(folder: Path) -> None:
+    """They are spread over the classes; what is not chosen is not opened."""
+    for name in ("cats", "dogs", "emus"):
+        (folder / name).mkdir(exist_ok=True)
+        for index in range(4):
+            picture(index).save(folder / name / f"{index}.png")
+    (folder / "cats" / "1.png").write_bytes(b"broken")
+    read = read_folder(folder, 16, 3)
+    assert read.labels.tolist() == [0, 1, 2]
+    assert np.array_equal(read.images[2], np.asarray(picture(3).resize((16, 16), Image.Resampling.BICUBIC)))
+    with pytest.raises(InputError, match="samples=13 but only 12 images"):
+        read_folder(folder, 16, 13)
+
+
+def test_a_captioned_npz_is_read(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+    read = read_captioned_npz(save_npz(tmp_path / "a.npz", images=images, captions=np.array(["a  cat", "ein Hund"])))
+    assert np.array_equal(read.images, images) and read.captions == ("a cat", "ein Hund")
+    assert read.take(1).captions == ("a cat",) and len(read) == 2
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"images": IMAGES, "labels": LABELS}, "with `images` and `captions`: 'captions is not a file"),
+        ({"images": IMAGES, "captions": LABELS}, "captions must be a row of texts"),
+        ({"images": IMAGES, "captions": np.array([["a", "b"]])}, "captions must be a row of texts"),
+        ({"images": IMAGES, "captions": np.array(["a"])}, "2 images but 1 captions"),
+        ({"images": IMAGES, "captions": np.array(["a", " "])}, r"captions\[1\] is empty"),
+        ({"images": IMAGES, "captions": np.array(["a", {}], dtype=object)}, "(?i)pickle"),
+    ],
+)
+def test_unusable_captions_are_refused(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_captioned_npz(save_npz(tmp_path / "a.npz", **arrays))
 
 
 def test_encoding_in_batches_equals_encoding_at_once() -> None:

@@ -22,6 +22,7 @@ from diff_es.calibration.noise import add_noise, prediction_target
 from diff_es.errors import InputError
 from diff_es.sampling import Requests, SamplerConfig, sample
 from diff_es.stages import StagePlan
+from diff_es.timesteps import stage_plan
 from support import PLAN, REQUESTS, SAMPLER, tiny_pipe, tiny_source
 
 
@@ -39,7 +40,7 @@ def equal_calls(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> bo
 
 @pytest.mark.parametrize("num_stages", [1, 3, 6])
 def test_timesteps_lie_inside_their_stage(pipe: DiTPipeline, num_stages: int) -> None:
-    plan = StagePlan.from_pipeline(pipe, num_stages, 6)
+    plan = stage_plan(pipe, num_stages, 6)
     for stage in range(num_stages):
         drawn = torch.cat([call["timestep"] for call in tiny_source(40).calls(pipe, plan, stage)])
         low, high = plan.borders[stage : stage + 2]
@@ -51,7 +52,7 @@ def test_timesteps_lie_inside_their_stage(pipe: DiTPipeline, num_stages: int) ->
 def test_fractional_borders_are_kept_too(pipe: DiTPipeline) -> None:
     """Karras sigmas give borders between whole timesteps; the lowest stages are narrow."""
     pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config, use_karras_sigmas=True)
-    plan = StagePlan.from_pipeline(pipe, 10, 10)
+    plan = stage_plan(pipe, 10, 10)
     assert any(border % 1 for border in plan.borders)
     for stage in range(10):
         low, high = plan.borders[stage : stage + 2]

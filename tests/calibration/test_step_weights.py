@@ -17,6 +17,7 @@ from diff_es.calibration.statistics import Moments, step_weights
 from diff_es.denoisers import Layer, spec_of
 from diff_es.sampling import Requests
 from diff_es.stages import StagePlan
+from diff_es.timesteps import stage_plan
 from support import PLAN, SAMPLER, output_of, tiny_pipe, tiny_source
 
 CONFIG = CalibrationConfig(PLAN, ("step_weighted_moment",))
@@ -96,7 +97,7 @@ def test_a_timestep_that_the_sampler_visits_twice_is_one_step() -> None:
     """Heun's method; six steps are eleven calls at six timesteps."""
     pipe = tiny_pipe()
     pipe.scheduler = HeunDiscreteScheduler.from_config(pipe.scheduler.config)
-    plan = StagePlan.from_pipeline(pipe, 3, 6)
+    plan = stage_plan(pipe, 3, 6)
     assert len(plan.timesteps) == 11
     source = SamplingSource(Requests.cycle(range(10), 2, 0), SAMPLER)
     stats = calibrate(pipe, source, CalibrationConfig(plan, ("step_weighted_moment",)))

@@ -147,6 +147,12 @@ def test_run_without_json_prints_the_comparison(diff_es: Command, finished: Fini
     assert answer.code == 0 and "dense" in answer.out and "[1]" in answer.out
 
 
+def test_generate_refuses_what_the_model_does_not_take(diff_es: Command, finished: Finished, tmp_path: Path) -> None:
+    done = diff_es("generate", finished.folder / "pruned", "-o", tmp_path / "a", "--prompt", "a dog", "--device", "cpu")
+    assert done.code == 1 and "prompts=['a dog'], but DiTPipeline makes images from class labels" in done.err
+    assert not (tmp_path / "a").exists()
+
+
 def test_generate_is_seeded_by_image(diff_es: Command, finished: Finished, tmp_path: Path) -> None:
     artefact = finished.folder / "pruned"
     first = diff_es("generate", artefact, "-o", tmp_path / "a", "--label", 3, "--label", 7, "--count", 3, "--seed", 5)

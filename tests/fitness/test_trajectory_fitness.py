@@ -23,7 +23,7 @@ from diff_es.metrics.no_reference.network import enlarge
 from diff_es.routing import is_routed, remove_, routed
 from diff_es.sampling import Requests, SamplerConfig, sample
 from diff_es.schedule import Levels
-from diff_es.stages import StagePlan
+from diff_es.timesteps import stage_plan
 from support import METHODS, PLAN, REQUESTS, SAMPLER, mixed_levels, same_state, snapshot, tiny_bank, tiny_pipe
 
 CALLS = len(PLAN.timesteps)
@@ -77,7 +77,7 @@ def test_replay_changes_no_bit(pipe: DiTPipeline, bank: Bank, scheduler: type[An
     """50 candidates each; the stochastic schedulers draw noise in every step."""
     if scheduler is not None:
         pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
-    bank = Bank(replace(bank.info, plan=StagePlan.from_pipeline(pipe, 3, CALLS)), bank.shards)
+    bank = Bank(replace(bank.info, plan=stage_plan(pipe, 3, CALLS)), bank.shards)
     settings = {"sampler": SamplerConfig(CALLS, guidance), "batch_size": 3}
     fitness, full = fitness_of(pipe, bank, **settings), fitness_of(pipe, bank, **settings, replay_bytes=0)
     allocation = bank.uniform_allocation()

@@ -24,7 +24,7 @@ from diff_es.pruning import pruners
 from diff_es.recipe import Recipe
 from diff_es.routing import routed
 from diff_es.run import Session, compress, estimate
-from diff_es.run.data import image_size, load_images
+from diff_es.run.data import load_images
 from diff_es.run.judges import known_judge
 from diff_es.run.measure import Bench, Contestant, evaluate
 from diff_es.sampling import Requests, class_labels, sample
@@ -146,7 +146,7 @@ def test_the_estimate_knows_every_pruner(model: Path, images: Path, method: str,
     recipe = tiny_recipe(model, pruning={"method": method}, calibration=calibration_of(method, images))
     session = Session(recipe, tmp_path / "run")
     session.pruned()
-    folders = [tmp_path / "run" / name for name in ("calibration", "bank", "pruned")]
+    folders = [tmp_path / "run" / name for name in ("latents", "calibration", "bank", "pruned")]
     shards = sum(path.stat().st_size for folder in folders for path in folder.glob("*.safetensors"))
     images_of_all_rows = 3 * recipe.evaluation.images * STORED
     assert estimate(session).disk_bytes - images_of_all_rows == pytest.approx(shards, rel=0.5, abs=4096)
@@ -221,7 +221,7 @@ def test_a_pipeline_that_is_loaded_already_is_taken(finished: Finished, model: P
 
 
 def test_a_run_on_images_of_a_folder(model: Path, tmp_path: Path) -> None:
-    """Grey, transparent and large images are read; the calibration differs from the one by sampling."""
+    """Grey, opaque and large images are read; their latents are kept."""
     pixels = np.random.default_rng(0)
     for index, mode in enumerate(("RGB", "L", "RGBA", "P")):
         folder = tmp_path / "data" / str(index)
@@ -231,6 +231,7 @@ def test_a_run_on_images_of_a_folder(model: Path, tmp_path: Path) -> None:
     section = {"source": "dataset", "data": str(tmp_path / "data"), "samples": 4}
     recipe = tiny_recipe(model, calibration=section, search={"generations": 0, "allocation": "uniform"})
     assert compress(replace_compare(recipe), tmp_path / "run").search.evaluated > 0
+    assert [path.name for path in (tmp_path / "run" / "latents").glob("*.safetensors")] == ["000000-000003.safetensors"]
 
 
 def replace_compare(recipe: Recipe) -> Recipe:
@@ -244,7 +245,8 @@ def test_images_of_an_npz_must_have_the_models_size(model: Path, tmp_path: Path)
     pipe = load_pipeline(str(model), device="cpu")
     labels = np.arange(3)
     np.savez(tmp_path / "right.npz", images=np.zeros((3, 16, 16, 3), np.uint8), labels=labels)
-    images = load_images(str(tmp_path / "right.npz"), image_size(pipe))
+    recipe = tiny_recipe(model, calibration={"data": str(tmp_path / "right.npz"), "samples": 3})
+    images = load_images(recipe.calibration, pipe)
     assert isinstance(images, LabelledImages) and len(images.images) == 3
 
 

@@ -10,15 +10,17 @@ from torch import Tensor
 
 from diff_es.evaluation import StoredSamples, stored
 from diff_es.report import ReportContent
+from diff_es.report.gallery import gallery_page
 from diff_es.run import Session
 from diff_es.run.measure import Bench, Contestant
 from diff_es.run.show import gallery, licences, report_content
-from diff_es.sampling import Requests
+from diff_es.sampling import PromptRequests, Requests
 from run.tiny_run import Finished
 
 COUNT = 14
 LABELS = tuple((3 * i + 1) % 10 for i in range(COUNT))
 SEEDS = tuple(range(500, 500 + COUNT))
+REQUESTS = Requests(LABELS, SEEDS)
 #: How much noise hides each image: all different, and not in order.
 HARM = torch.tensor([0.1, 0.9, 0.0, 0.3, 0.5, 0.05, 0.7, 0.2, 0.15, 0.8, 0.4, 0.25, 0.6, 0.35])
 
@@ -46,7 +48,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, StoredSamples
         def produce(requests: Requests) -> dict[str, Tensor]:
             return {"images": torch.stack([rows[seed] for seed in requests.seeds])}
 
-        return stored(folder / name, Requests(LABELS, SEEDS), produce, settings=SEEDS, chunk=5)
+        return stored(folder / name, REQUESTS, produce, settings=SEEDS, chunk=5)
 
     return {name: keep(name) for name in mixed}
 
@@ -62,7 +64,7 @@ def ssim(own: np.ndarray, dense: np.ndarray) -> float:
 
 @pytest.mark.parametrize("name", ["mild", "harsh"])
 def test_the_worst_cases_are_those_of_lowest_ssim(samples: dict[str, StoredSamples], name: str) -> None:
-    shown = gallery(samples, LABELS, fashion=False)
+    shown = gallery(samples, REQUESTS, fashion=False)
     own, dense = (samples[side].tensor("images").numpy() for side in (name, "dense"))
     values = [ssim(own[i], dense[i]) for i in range(COUNT)]
     rows = sorted(range(COUNT), key=values.__getitem__)[:4]
@@ -76,13 +78,21 @@ def test_the_worst_cases_are_those_of_lowest_ssim(samples: dict[str, StoredSampl
 
 
 def test_the_grid_has_the_first_images_of_all(samples: dict[str, StoredSamples]) -> None:
-    shown = gallery(samples, LABELS, fashion=True)
+    shown = gallery(samples, REQUESTS, fashion=True)
     assert list(shown.images) == ["dense", "mild", "harsh"] and set(shown.worst) == {"mild", "harsh"}
     assert shown.seeds == SEEDS[:10]
     assert shown.labels[:4] == ("trouser", "coat", "sneaker", "t-shirt"), "the names of labels 1, 4, 7 and 0"
-    assert gallery(samples, LABELS, fashion=False).labels[:4] == ("1", "4", "7", "0")
+    assert gallery(samples, REQUESTS, fashion=False).labels[:4] == ("1", "4", "7", "0")
     for name, images in shown.images.items():
         np.testing.assert_array_equal(images, samples[name].tensor("images")[:10].numpy())
+
+
+def test_images_are_called_by_their_prompts_shortened(samples: dict[str, StoredSamples]) -> None:
+    prompts = ("a dog", "a photo of an ankle boot that is longer than fits", *("a cat",) * (COUNT - 2))
+    shown = gallery(samples, PromptRequests(prompts, SEEDS, LABELS), fashion=True)
+    assert shown.labels[:3] == ("a dog", "a photo of an ankle boot that…", "a cat")
+    assert {case.label for cases in shown.worst.values() for case in cases} <= {*shown.labels}
+    assert "Images by dense: a dog, seed 500; a photo of" in gallery_page(shown).sheets[0].strips[0].alt
 
 
 @pytest.fixture(scope="module")

@@ -1,30 +1,28 @@
-"""Calibration images: read from a folder or an npz file, never skipped silently, encoded to latents in batches."""
+"""Calibration images with labels or captions: from a folder or an npz file, never skipped silently."""
 
 from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image, UnidentifiedImageError
 
 from diff_es.errors import InputError
-from diff_es.images import LabelledImages, to_tensor
+from diff_es.images import CaptionedImages, LabelledImages, spread_rows
 from diff_es.progress import track
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from diff_es.prompts import check_caption
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 _ALPHA_MODES = {"LA", "La", "PA", "RGBA", "RGBa"}
 _MAX_NPZ_BYTES = 4 * 2**30
 
 
-def read_folder(folder: Path, size: int) -> LabelledImages:
+def read_folder(folder: Path, size: int, samples: int | None = None) -> LabelledImages:
     """Read an image folder with one subfolder per class; class labels follow the sorted names of the subfolders.
 
     A subfolder whose name is a number is that class label. Images are resized to the model's size.
@@ -32,18 +30,20 @@ def read_folder(folder: Path, size: int) -> LabelledImages:
     Args:
         folder: The folder.
         size: Height and width in pixels.
+        samples: How many to read, evenly spread over the set; None reads all.
 
     Raises:
-        InputError: no folder, no image, or one that cannot be read (it is named; nothing is skipped).
+        InputError: no folder, no image, fewer than wanted, or one that cannot be read (it is named; nothing is
+            skipped).
     """
-    if not folder.is_dir():
-        raise InputError(f"calibration.data={folder} is no folder.")
+    check_folder(folder)
     classes = sorted(item for item in folder.iterdir() if item.is_dir())
     files = [(path, _label(item, index)) for index, item in enumerate(classes) for path in image_files(item)]
     if not files:
         raise InputError(f"{folder} holds no images: expected {folder}/CLASS/*.png (or jpg, webp, bmp).")
-    images = [_read_image(path, size) for path, _ in track(files, "Reading images")]
-    return LabelledImages(np.stack(images), np.asarray([label for _, label in files], np.int64))
+    chosen = [files[row] for row in spread_rows(len(files), len(files) if samples is None else samples)]
+    images = read_images([path for path, _ in chosen], size)
+    return LabelledImages(images, np.asarray([label for _, label in chosen], np.int64))
 
 
 def read_npz(path: Path) -> LabelledImages:
@@ -52,44 +52,74 @@ def read_npz(path: Path) -> LabelledImages:
     Raises:
         InputError: no such file, an unreadable or too large one, or missing arrays.
     """
+    images, labels = _arrays(path, "images", "labels")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(f"{path}: labels must be integers, not {labels.dtype}.")
+    return LabelledImages(images, labels.astype(np.int64))
+
+
+def read_captioned_npz(path: Path) -> CaptionedImages:
+    """Read arrays `images` (uint8, (N, height, width, 3)) and `captions` (unicode, (N,)) from an npz file.
+
+    Raises:
+        InputError: no such file, an unreadable or too large one, missing arrays, or an empty caption.
+    """
+    images, captions = _arrays(path, "images", "captions")
+    if captions.dtype.kind != "U" or captions.ndim != 1:
+        raise InputError(f"{path}: captions must be a row of texts (dtype U), not {captions.dtype} {captions.shape}.")
+    texts = [check_caption(str(text), f"{path}: captions[{row}]") for row, text in enumerate(captions)]
+    return CaptionedImages(images, tuple(texts))
+
+
+def _arrays(path: Path, *names: str) -> tuple[npt.NDArray[Any], ...]:
+    """Read arrays of an npz file."""
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(item.file_size for item in archive.infolist())
         if size > _MAX_NPZ_BYTES:
             raise InputError(f"{path} unpacks to {size} bytes, over the limit of {_MAX_NPZ_BYTES}.")
         with np.load(path, allow_pickle=False) as arrays:
-            images, labels = arrays["images"], arrays["labels"]
+            return tuple(arrays[name] for name in names)
     except InputError:
         raise
     # numpy and zipfile answer damage and pickled objects with all of these.
     except (OSError, zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, RuntimeError) as error:
-        raise InputError(f"{path} cannot be read as an npz with `images` and `labels`: {error}") from error
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise InputError(f"{path}: labels must be integers, not {labels.dtype}.")
-    return LabelledImages(images, labels.astype(np.int64))
+        wanted = " and ".join(f"`{name}`" for name in names)
+        raise InputError(f"{path} cannot be read as an npz with {wanted}: {error}") from error
 
 
-@torch.no_grad()
-def encode(pipe: Any, images: npt.NDArray[np.uint8], batch_size: int = 64) -> Tensor:
-    """Encode images to clean latents in the denoiser's units, shape (N, C, h, w), float32 on the CPU.
+def check_folder(folder: Path) -> None:
+    """Refuse what is no folder.
 
-    Args:
-        pipe: Gives the VAE; the mean of its posterior is taken.
-        images: uint8, shape (N, height, width, 3).
-        batch_size: Images per call of the VAE.
+    Raises:
+        InputError: see there.
     """
-    parameter = next(pipe.vae.parameters())
-    latents = []
-    for start in track(range(0, len(images), batch_size), "Encoding images"):
-        scaled = to_tensor(images[start : start + batch_size]).to(parameter.device, parameter.dtype)
-        latents.append(pipe.vae.encode(scaled).latent_dist.mean.float().cpu())
-    shift, scale = pipe.vae.config.get("shift_factor") or 0.0, pipe.vae.config.scaling_factor
-    return (torch.cat(latents) - float(shift)) * float(scale)
+    if not folder.is_dir():
+        raise InputError(f"calibration.data={folder} is no folder.")
+
+
+def read_images(paths: Sequence[Path], size: int) -> npt.NDArray[np.uint8]:
+    """Read images, resized to size × size, shape (N, size, size, 3).
+
+    Raises:
+        InputError: one cannot be read; it is named.
+    """
+    return np.stack([resized(open_image(path), size) for path in track(paths, "Reading images")])
+
+
+def resized(image: Image.Image, size: int) -> npt.NDArray[np.uint8]:
+    """Resize an RGB image to size × size, shape (size, size, 3)."""
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC), np.uint8)
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file's name says that it is an image (png, jpg, jpeg, webp, bmp)."""
+    return path.suffix.lower() in _SUFFIXES
 
 
 def image_files(folder: Path) -> list[Path]:
     """Return the files of a folder whose names say that they are images (png, jpg, jpeg, webp, bmp), sorted by name."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
+    return sorted(path for path in folder.iterdir() if is_image(path))
 
 
 def open_image(path: Path) -> Image.Image:
@@ -101,26 +131,30 @@ def open_image(path: Path) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            image.load()
-            if image.mode in _ALPHA_MODES or "transparency" in image.info:
-                opaque = image.convert("RGBA").getchannel("A").getextrema()[0] == 255
-            else:
-                opaque = True
-            deep = image.mode.startswith(("I", "F"))
-            converted = image.convert("RGB")
+            return as_rgb(image, str(path))
+    except InputError:
+        raise
     # Pillow's decoders answer damage with all of these.
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} cannot be read as an image ({error}); repair or remove it.") from error
+
+
+def as_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Return an image as RGB with 8 bits per channel; `name` is what an error calls it.
+
+    Raises:
+        InputError: see `open_image`; what Pillow's decoders raise is not changed.
+    """
+    image.load()
+    opaque = True
+    if image.mode in _ALPHA_MODES or "transparency" in image.info:
+        opaque = image.convert("RGBA").getchannel("A").getextrema()[0] == 255
     if not opaque:
-        raise InputError(f"{path} has transparent pixels; put it on a background and save it without transparency.")
-    if deep:
-        raise InputError(f"{path} has more than 8 bits per channel; save it with 8.")
-    return converted
+        raise InputError(f"{name} has transparent pixels; put it on a background and save it without transparency.")
+    if image.mode.startswith(("I", "F")):
+        raise InputError(f"{name} has more than 8 bits per channel; save it with 8.")
+    return image.convert("RGB")
 
 
 def _label(folder: Path, index: int) -> int:
     return int(folder.name) if folder.name.isdecimal() else index
-
-
-def _read_image(path: Path, size: int) -> npt.NDArray[np.uint8]:
-    return np.asarray(open_image(path).resize((size, size), Image.Resampling.BICUBIC), np.uint8)

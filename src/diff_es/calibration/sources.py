@@ -13,11 +13,13 @@ import torch
 from diff_es.calibration.noise import add_noise, check_process, prediction_target
 from diff_es.denoisers import Call, denoiser_of, num_rows, on_device, spec_of
 from diff_es.errors import InputError
+from diff_es.progress import track
 from diff_es.sampling import ImageRequests, SamplerConfig, sample, seeded
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from diff_es.denoisers import DenoiserSpec
     from diff_es.stages import StagePlan
 
 
@@ -43,6 +45,9 @@ class DatasetSource:
     What else the denoiser takes (text or label embeddings, sizes, position ids, the unconditional half of guidance) is
     what the pipeline itself gives it for these labels or prompts: the first step of a sampling run is recorded once per
     batch, and its latents and timestep are replaced.
+
+    The recorded calls of all batches stay in host memory, without their latents: text embeddings above all, which take
+    1 MB for each guided image of SDXL and 4 MB for each of FLUX (half precision, 512 tokens).
 
     Attributes:
         latents: Clean latents in the units of the model, shape (N, C, h, w).
@@ -108,7 +113,11 @@ class DatasetSource:
         check_process(pipe.scheduler)
         if not self._templates:
             batches: list[ImageRequests] = list(self.requests.batches(self.batch_size))
-            self._templates = [first_step(pipe, batch, self.sampler) for batch in batches]
+            spec = spec_of(denoiser_of(pipe))
+            self._templates = [
+                [_without_latents(spec, call) for call in first_step(pipe, batch, self.sampler)]
+                for batch in track(batches, "Recording conditions")
+            ]
         yield from zip(torch.split(self.latents, self.batch_size), self._templates, strict=True)
 
 
@@ -128,12 +137,23 @@ def _pack(denoiser: nn.Module) -> Callable[[Tensor], Tensor]:
     return spec.pack
 
 
+def _without_latents(spec: DenoiserSpec, call: Call) -> Call:
+    """Keep of the latents their shape alone: they will be replaced."""
+    return {**call, spec.latents_argument: call[spec.latents_argument].to("meta")}
+
+
 def _filled(denoiser: nn.Module, template: Call, noisy: Tensor, timesteps: Tensor) -> Call:
     """Put noised latents into a recorded call, on the denoiser's device."""
     spec = spec_of(denoiser)
     parameter = next(denoiser.parameters())
     rows = num_rows(spec, template)
     latents = _repeated(_pack(denoiser)(noisy), rows).to(parameter.dtype)
+    wanted = template[spec.latents_argument].shape
+    if latents.shape != wanted:
+        raise InputError(
+            f"DatasetSource.latents give the denoiser {spec.latents_argument} of shape {tuple(latents.shape)}, the "
+            f"pipeline itself {tuple(wanted)}: encode images of the size that it makes, or use source: sampling."
+        )
     recorded = template[spec.timestep_argument]
     units = spec.units(denoiser).from_train(_repeated(timesteps, rows))
     call = {**template, spec.latents_argument: latents, spec.timestep_argument: units.to(recorded.dtype)}

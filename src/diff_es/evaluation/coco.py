@@ -12,7 +12,6 @@ from diff_es.errors import InputError
 from diff_es.evaluation.bootstrap import interval, resamples
 from diff_es.evaluation.clip import ClipScorer
 from diff_es.evaluation.folder import ImageFolder
-from diff_es.evaluation.prompts import read_coco_captions, read_prompts
 from diff_es.evaluation.protocol import (
     Given,
     Measure,
@@ -26,6 +25,7 @@ from diff_es.evaluation.protocol import (
 from diff_es.evaluation.records import Measurement
 from diff_es.evaluation.reference import read_reference
 from diff_es.metrics import Gaussian, frechet_between, gaussian
+from diff_es.prompts import read_coco_captions, read_prompts
 from diff_es.sampling import ImageRequests, PromptRequests
 
 if TYPE_CHECKING:

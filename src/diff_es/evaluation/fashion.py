@@ -13,6 +13,7 @@ from diff_es.evaluation.classifier import classifier_judge
 from diff_es.evaluation.protocol import Given, Measure, NamedProtocol, Opened
 from diff_es.evaluation.quality import ImageScores, Measured, agreement, assess, measurements
 from diff_es.sampling import Requests
+from diff_es.zoo.captions import caption_of
 from diff_es.zoo.classifier import WEIGHTS_NAME
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def _open(_: Given) -> Opened:
 def _measure(
     judge: Judge, samples: StoredSamples, requests: ImageRequests, shared: Measured
 ) -> tuple[Measurement, ...]:
-    assert isinstance(requests, Requests)  # those that `_requests` made
+    assert requests.labels  # those that `_requests` made, as labels or as captions
     judged = judge.look(samples.tensor("images"))
     scores = ImageScores({}, agreement(judged, torch.tensor(requests.labels)), judged)
     return measurements(assess(scores, judge), judge, shared.samples, shared.sampling, shared.device)
@@ -73,4 +74,5 @@ FASHION = NamedProtocol(
     open=_open,
     classes=_CLASSES,
     size=32,
+    caption=caption_of,
 )

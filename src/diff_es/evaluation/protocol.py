@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
@@ -14,6 +14,7 @@ from diff_es.errors import InputError
 from diff_es.evaluation.clip import DEFAULT_MODEL
 from diff_es.evaluation.inception import PUBLISHED_SHA256, InceptionFeatures
 from diff_es.evaluation.judge import Judged
+from diff_es.sampling import PromptRequests, takes_labels
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,6 +86,8 @@ class NamedProtocol:
         first_seed: Seed of its first image.
         classes: Number of classes that the model must know; None for text-to-image models.
         size: Height and width in pixels that the model must make; None for any.
+        caption: What a text-to-image model is asked for in place of a class; None where a protocol with classes is for
+            class-conditional models alone.
     """
 
     name: str
@@ -96,6 +99,13 @@ class NamedProtocol:
     first_seed: int = 0
     classes: int | None = None
     size: int | None = None
+    caption: Callable[[int], str] | None = None
+
+    def asked_of(self, pipe: Any, requests: ImageRequests) -> ImageRequests:
+        """Return the requests as the pipeline takes them: class labels as captions, where the protocol has some."""
+        if isinstance(requests, PromptRequests) or takes_labels(pipe) or self.caption is None:
+            return requests
+        return PromptRequests(tuple(map(self.caption, requests.labels)), requests.seeds, requests.labels)
 
     def title(self, images: int, first_seed: int) -> str:
         """Return the name, and what is not as the protocol has it: "adm-imagenet256 (1,000 of 50,000 images)"."""

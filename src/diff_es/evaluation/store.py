@@ -158,6 +158,7 @@ def stored(  # noqa: PLR0913 (where, what, how)
     settings: object,
     chunk: int = 64,
     batch_size: int | None = None,
+    description: str = "Generating images",
 ) -> StoredSamples:
     """Sample what the folder does not hold yet, and return all of it.
 
@@ -172,6 +173,7 @@ def stored(  # noqa: PLR0913 (where, what, how)
         settings: A record of everything that the samples depend on; a folder of other settings is refused.
         chunk: Samples per file.
         batch_size: Samples per call of `produce`; a whole chunk by default.
+        description: What the progress bar says.
 
     Raises:
         InputError: the folder was made with other settings or another `chunk`, or `produce` returned another number
@@ -183,7 +185,7 @@ def stored(  # noqa: PLR0913 (where, what, how)
             raise InputError(f"{name}={value} must be at least 1.")
     chunks = _claim(folder, requests, settings, chunk)
     done = _fill(chunks, produce, batch_size or chunk)
-    for _ in track(done, "Generating images", total=len(requests)):
+    for _ in track(done, description, total=len(requests)):
         pass
     for path in folder.glob(".*.lock"):  # those of processes that were killed; all chunks exist now
         path.unlink(missing_ok=True)

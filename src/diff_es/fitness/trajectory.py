@@ -20,6 +20,7 @@ from diff_es.routing import DEFAULT_CACHE_BYTES, Router, check_model, install_, 
 from diff_es.sampling import ImageRequests, SamplerConfig
 from diff_es.search import Outcome
 from diff_es.stages import StagePlan
+from diff_es.timesteps import stage_plan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,7 +129,7 @@ class TrajectoryFitness:
 
 def _check_steps(pipe: Any, plan: StagePlan, sampler: SamplerConfig) -> None:
     """Another sampler or step count would run stages of other lengths than the budget counts."""
-    steps = StagePlan.from_pipeline(pipe, plan.num_stages, sampler.num_inference_steps).timesteps
+    steps = stage_plan(pipe, plan.num_stages, sampler.num_inference_steps).timesteps
     if steps != plan.timesteps:
         raise InputError(
             f"{type(pipe.scheduler).__name__} with {sampler.num_inference_steps} steps visits other timesteps than "

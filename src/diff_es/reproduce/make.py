@@ -209,9 +209,10 @@ def _protocol(scale: Scale, recipe: Recipe, workspace: Workspace) -> Protocol:
         scheduler=type(session.pipe.scheduler).__name__,
         sampling=session.sampler,
         text=(
-            f"{scale.description}. Every row is measured on the same {scale.images:,} labels and seeds, which no "
-            f"search saw; searched rows are means over {len(scale.seeds)} searches, each with a seed and probes of its "
-            f"own.{compared} Intervals are 95 % bootstrap intervals over searches and images, paired between rows. "
+            f"{scale.description}. Every row is measured on the same {scale.images:,} labels or prompts and seeds, "
+            f"which no search saw; searched rows are means over {len(scale.seeds)} searches, each with a seed and "
+            f"probes of its own.{compared} Intervals are 95 % bootstrap intervals over searches and images, paired "
+            "between rows. "
             "MACs count the matrix products of all denoiser calls for one image, guidance included."
         ),
     )

@@ -36,7 +36,7 @@ def table_report(table: Table, scale: Scale, result: TableResult, workspace: Wor
     first = next(iter(recipes.values()))
     pictured = list(recipes)[-_SHOWN:]
     samples = {DENSE: workspace.dense_samples(first), **{name: workspace.samples(recipes[name]) for name in pictured}}
-    labels = workspace.session(first).evaluation_images().labels
+    requests = workspace.session(first).evaluation_images()
     return TableReport(
         title=table.title,
         introduction=(table.introduction, result.protocol.text),
@@ -56,7 +56,7 @@ def table_report(table: Table, scale: Scale, result: TableResult, workspace: Wor
             if len(workspace.session(recipe).search(recipe.search.allocation).history) > 1
         },
         fitness=f"{first.search.metric} on {first.search.probes} probes",
-        gallery=gallery(samples, labels, fashion=first.model.startswith("zoo:fashion")),
+        gallery=gallery(samples, requests, fashion=first.model.startswith("zoo:fashion")),
         provenance=Provenance(
             command=result.command,
             recipe=first.dump(),

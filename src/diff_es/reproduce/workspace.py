@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from diff_es.schedule import PruningSchedule
 
 #: What a bank depends on. The device is left out: a bank may be built on one and used on another.
-_BANK_SECTIONS = ("model", "dtype", "seed", "stages", "sampler", "calibration", "pruning")
+_BANK_SECTIONS = ("model", "dtype", "seed", "stages", "sampler", "calibration", "pruning", "prompts")
 #: Seconds between two looks at what other processes work on.
 _POLL = 2.0
 
@@ -103,8 +103,9 @@ class Workspace:
 
     def dense_samples(self, recipe: Recipe) -> StoredSamples:
         """Return the dense model's images for the same seeds."""
-        content = recipe.model_dump(mode="json", include={"model", "dtype", "sampler", "seed"})
-        return self._sample(recipe, Contestant(DENSE, ""), self.folder / "dense" / _digest(content))
+        content = _content(recipe)
+        shared = {name: content[name] for name in ("model", "dtype", "sampler", "seed", "prompts") if name in content}
+        return self._sample(recipe, Contestant(DENSE, ""), self.folder / "dense" / _digest(shared))
 
     def bench(self, recipe: Recipe) -> Bench:
         """Return what runs a recipe's model."""
@@ -129,14 +130,14 @@ class Workspace:
 
     def bank_folder(self, recipe: Recipe) -> Path:
         """Where the recipe's calibration, bank and sensitivity lie."""
-        content = recipe.model_dump(mode="json")
-        parts = {name: content[name] for name in _BANK_SECTIONS}
+        content = _content(recipe)
+        parts = {name: content[name] for name in _BANK_SECTIONS if name in content}
         parts["sensitivity_samples"] = recipe.search.sensitivity_samples
         return self.folder / "banks" / f"{recipe.pruning.method}-{recipe.stages}-{_digest(parts)}"
 
     def search_folder(self, recipe: Recipe) -> Path:
         """Where the recipe's search lies, and the images of its schedule."""
-        content = recipe.model_dump(mode="json", exclude={"evaluation", "device"})
+        content = {name: part for name, part in _content(recipe).items() if name not in ("evaluation", "device")}
         name = f"{recipe.pruning.method}-{recipe.search.sparsity:g}-{recipe.search.algorithm}"
         return self.folder / "searches" / f"{name}-{_digest(content)}"
 
@@ -197,6 +198,19 @@ def _done(jobs: list[Callable[[], bool]]) -> Iterator[None]:
         if len(busy) == len(jobs):
             time.sleep(_POLL)
         jobs = busy
+
+
+def _content(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain values; what is for text-to-image models alone is left out where it is empty.
+
+    So folders that were made before there were such keys keep their names.
+    """
+    content = recipe.model_dump(mode="json")
+    if not content["prompts"]:
+        del content["prompts"]
+    if not content["calibration"]["captions"]:
+        del content["calibration"]["captions"]
+    return content
 
 
 def _digest(content: Any) -> str:

@@ -9,11 +9,12 @@ from typing import Any
 from diff_es.bank import Bank, Pruned, PrunedInfo, save_pruned
 from diff_es.bank.pruned import FORMAT as PRUNED_FORMAT
 from diff_es.denoisers import dense_denoiser_of, spec_of
+from diff_es.errors import InputError
 from diff_es.routing.apply import apply_, check_model
 from diff_es.routing.router import Mode
 from diff_es.sampling import SamplerConfig
 from diff_es.schedule import PruningSchedule
-from diff_es.stages import StagePlan
+from diff_es.timesteps import stage_plan
 from diff_es.versions import versions
 
 _log = logging.getLogger(__name__)
@@ -60,13 +61,14 @@ def save(  # noqa: PLR0913 (facts of the artefact)
     return save_pruned(Path(path), info, bank, spec_of(denoiser).layers(denoiser, blocks=bank.depth))
 
 
-def load(path: str | Path, pipe: Any, *, mode: Mode = "resident") -> Pruned:
+def load(path: str | Path, pipe: Any, *, mode: Mode = "resident", sampler: SamplerConfig | None = None) -> Pruned:
     """Route a dense pipeline by an artefact on disk; the pipeline's denoiser is modified in place.
 
     Args:
         path: The artefact's folder (`pruned/` of a run).
         pipe: The pipeline that the artefact was made from, dense.
         mode: See `apply_`.
+        sampler: Steps and guidance that the pipeline will be called with; by default those of the search.
 
     Returns:
         The opened artefact; its `info.sampler` says for which steps and guidance it was searched.
@@ -74,22 +76,36 @@ def load(path: str | Path, pipe: Any, *, mode: Mode = "resident") -> Pruned:
     Raises:
         ArtifactError: the folder is incomplete, damaged, foreign or of a newer format.
         UnsupportedModelError: the pipeline holds another model.
+        InputError: the pipeline's sampler takes no step in one of the stages.
     """
     pruned = Pruned.open(Path(path))
+    check_model(dense_denoiser_of(pipe), pruned)
+    _check_steps(pipe, pruned.info, sampler or pruned.info.sampler)
     apply_(pipe, pruned, pruned.info.schedule, mode=mode)
-    _warn_of_other_steps(pipe, pruned)
     return pruned
 
 
-def _warn_of_other_steps(pipe: Any, pruned: Pruned) -> None:
-    """Say so when the pipeline's sampler is not the one that the schedule was searched for."""
-    info = pruned.info
-    steps = info.sampler.num_inference_steps
-    here = StagePlan.from_pipeline(pipe, info.plan.num_stages, steps).timesteps
-    scheduler = type(pipe.scheduler).__name__
-    if scheduler != info.scheduler or here != info.plan.timesteps:
-        _log.warning(
-            "The schedule was searched for %s, whose %d steps visit the timesteps %s…; this pipeline's %s visits %s…. "
-            "Images may be worse than at the search.",
-            *(info.scheduler, steps, info.plan.timesteps[:3], scheduler, here[:3]),
+def _check_steps(pipe: Any, info: PrunedInfo, sampler: SamplerConfig) -> None:
+    """Refuse a sampler that leaves a stage out, and say so where it is merely another than at the search.
+
+    Raises:
+        InputError: a stage would get no step: its share of the budget would go to other stages, and what was searched
+            for would not be what runs.
+    """
+    here = stage_plan(pipe, 1, sampler.num_inference_steps).timesteps
+    if type(pipe.scheduler).__name__ == info.scheduler and here == info.plan.timesteps:
+        return
+    then = f"{info.scheduler}, whose {info.sampler.num_inference_steps} steps visit {_few(info.plan.timesteps)}"
+    now = f"{type(pipe.scheduler).__name__}, whose {sampler.num_inference_steps} steps visit {_few(here)}"
+    missing = sorted(set(range(info.plan.num_stages)) - {info.plan.stage_at(timestep) for timestep in here})
+    if missing:
+        raise InputError(
+            f"The schedule was searched for {then}; this pipeline has {now}: stages {missing} of "
+            f"{info.plan.num_stages} would get no step. Use the sampler and the number of steps of the search."
         )
+    _log.warning("The schedule was searched for %s; this pipeline has %s. Images may be worse.", then, now)
+
+
+def _few(timesteps: tuple[float, ...]) -> str:
+    """The first timesteps, for people."""
+    return ", ".join(f"{timestep:.4g}" for timestep in timesteps[:4]) + ", …" * (len(timesteps) > 4)

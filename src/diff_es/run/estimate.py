@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from diff_es.denoisers import denoiser_of, spec_of
 from diff_es.fitness import run
+from diff_es.pipelines import latent_shape
 from diff_es.pruning import pruners
 from diff_es.run.footprint import ENTRY, footprint
 from diff_es.run.measure import CHUNK
-from diff_es.sampling import Requests
+from diff_es.sampling import any_requests
 
 if TYPE_CHECKING:
     from diff_es.recipe import Recipe
@@ -32,7 +33,7 @@ class Estimate:
         evaluations: Schedules that will be scored, over all searches, at most.
         search_seconds: Time for them.
         other_seconds: Time for calibration, sensitivity, and the final measurements.
-        disk_bytes: Size of calibration statistics, bank, artefact and the evaluation's images together, about.
+        disk_bytes: Size of latents, calibration statistics, bank, artefact and the evaluation's images together, about.
         seconds_per_image: Measured: one image of the dense pipeline in a search batch.
     """
 
@@ -74,7 +75,7 @@ def estimate(session: Session) -> Estimate:
 def _one_image(session: Session) -> tuple[float, int]:
     """Time one batch of the search, dense; return seconds per image, and the bytes that an image is stored in."""
     count = session.recipe.search.batch_size
-    requests = Requests.cycle((0,), count, 0)
+    requests = any_requests(session.pipe, count)
     run(session.pipe, requests, session.sampler)
     start = time.perf_counter()
     result = run(session.pipe, requests, session.sampler)
@@ -122,4 +123,12 @@ def _disk(session: Session) -> int:
         intercept=section.intercept,
     )
     artefact = (1 - recipe.search.sparsity) * sizes.artefact_bytes
-    return int(sizes.calibration_bytes + sizes.bank_bytes + artefact)
+    return _latents(session) + int(sizes.calibration_bytes + sizes.bank_bytes + artefact)
+
+
+def _latents(session: Session) -> int:
+    """Bytes of the encoded calibration images, float32."""
+    section, pipe = session.recipe.calibration, session.pipe
+    if section.source == "sampling" or not pruners[session.recipe.pruning.method].needs:
+        return 0
+    return 4 * section.samples * math.prod(latent_shape(pipe))

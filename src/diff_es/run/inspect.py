@@ -71,7 +71,8 @@ def inspect_model(pipe: Any) -> Inspection:
     """
     denoiser = dense_denoiser_of(pipe)
     device = next(denoiser.parameters()).device
-    call = first_step(pipe, any_requests(pipe, 1), SamplerConfig(1, guidance_scale=1.0))[0]
+    # Of two steps the second is never taken; a single one would be sampled to the end, which PixArt's sampler cannot.
+    call = first_step(pipe, any_requests(pipe, 1), SamplerConfig(2, guidance_scale=1.0))[0]
     return inspect_denoiser(denoiser, on_device(call, device))
 
 

@@ -25,10 +25,9 @@ from diff_es.evaluation.images import producer
 from diff_es.evaluation.protocol import Given
 from diff_es.evaluation.protocols import protocols
 from diff_es.evaluation.quality import Measured
-from diff_es.pipelines import load_pipeline, resolve_device
+from diff_es.pipelines import image_size, load_pipeline, resolve_device
 from diff_es.routing import load
-from diff_es.run.data import image_size
-from diff_es.sampling import ImageRequests, PromptRequests, Requests, SamplerConfig, class_labels
+from diff_es.sampling import ImageRequests, PromptRequests, Requests, SamplerConfig, class_labels, takes_labels
 from diff_es.schedule import Levels
 
 if TYPE_CHECKING:
@@ -161,7 +160,8 @@ def judge(target: str, output: Path, config: JudgeConfig) -> QualityRecord:
     given = Given(config.reference, config.inception_weights, config.prompts, config.clip, device)
     requests = protocol.requests(given, count, first_seed)
     opened = protocol.open(given)
-    model = _load(target, config, requests)
+    model = _load(target, config, protocol, requests)
+    requests = model.settings.requests
     _check_fit(protocol, model.pipe)
     folder = output / IMAGES
     if (folder / SETTINGS).exists():
@@ -201,18 +201,19 @@ def _check_target(target: str, config: JudgeConfig) -> None:
         )
 
 
-def _load(target: str, config: JudgeConfig, requests: ImageRequests) -> _Model:
+def _load(target: str, config: JudgeConfig, protocol: NamedProtocol, requests: ImageRequests) -> _Model:
     """Load the artefact with its dense model, or the dense model alone."""
     folder = Path(target)
     if (folder / MANIFEST).is_file():
-        return _load_artefact(folder, config, requests)
+        return _load_artefact(folder, config, protocol, requests)
     assert config.steps is not None and config.guidance_scale is not None  # _check_target
     pipe = load_pipeline(target, config.dtype, config.device)
     sampler = SamplerConfig(config.steps, config.guidance_scale)
-    return _Model(pipe, target, sampler, None, _settings(pipe, "", sampler, requests))
+    settings = _settings(pipe, "", sampler, protocol.asked_of(pipe, requests))
+    return _Model(pipe, target, sampler, None, settings)
 
 
-def _load_artefact(folder: Path, config: JudgeConfig, requests: ImageRequests) -> _Model:
+def _load_artefact(folder: Path, config: JudgeConfig, protocol: NamedProtocol, requests: ImageRequests) -> _Model:
     info = Pruned.open(folder).info
     name = config.model or info.base_model
     sampler = SamplerConfig(
@@ -220,8 +221,8 @@ def _load_artefact(folder: Path, config: JudgeConfig, requests: ImageRequests) -
         info.sampler.guidance_scale if config.guidance_scale is None else config.guidance_scale,
     )
     pipe = load_pipeline(name, info.fingerprint.dtype, config.device)
-    settings = _settings(pipe, sha256(folder / MANIFEST), sampler, requests)
-    load(folder, pipe)
+    settings = _settings(pipe, sha256(folder / MANIFEST), sampler, protocol.asked_of(pipe, requests))
+    load(folder, pipe, sampler=sampler)
     return _Model(pipe, name, sampler, info.schedule.levels, settings)
 
 
@@ -253,9 +254,9 @@ def _check_fit(protocol: NamedProtocol, pipe: Any) -> None:
     """
     if protocol.classes is None:
         return
-    if not hasattr(pipe, "labels"):
+    if not takes_labels(pipe) and protocol.caption is None:
         raise InputError(f"{protocol.name} needs a class-conditional model; {type(pipe).__name__} is none.")
-    classes = len(class_labels(pipe))
+    classes = len(class_labels(pipe)) if takes_labels(pipe) else protocol.classes
     if classes != protocol.classes:
         raise InputError(f"{protocol.name} needs a model of {protocol.classes:,} classes; this one has {classes:,}.")
     size = image_size(pipe)

@@ -37,7 +37,7 @@ from diff_es.evaluation import (
 )
 from diff_es.evaluation.classifier import NAMES
 from diff_es.fitness import run
-from diff_es.sampling import Requests, SamplerConfig
+from diff_es.sampling import ImageRequests, PromptRequests, Requests, SamplerConfig
 from diff_es.schedule import PruningSchedule
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class ImageSettings:
     fingerprint: Fingerprint
     scheduler: str
     sampler: SamplerConfig
-    requests: Requests
+    requests: Requests | PromptRequests
     schedule: PruningSchedule | None
     bank: tuple[str, ...]
 
@@ -112,7 +112,7 @@ class Bench:
             self._contenders[entry.name] = routing_contender(self.pipe, entry.bank, entry.schedule)
         return self._contenders[entry.name]
 
-    def sample(self, entry: Contestant, requests: Requests, folder: Path, batch_size: int) -> StoredSamples:
+    def sample(self, entry: Contestant, requests: ImageRequests, folder: Path, batch_size: int) -> StoredSamples:
         """Return images and latents of a contestant; those that the folder holds already are not made again."""
         settings = ImageSettings(
             fingerprint=fingerprint(denoiser_of(self.pipe)),
@@ -125,7 +125,7 @@ class Bench:
         with self.contender(entry)():
             return stored(folder, requests, self._produce, settings=settings, chunk=CHUNK, batch_size=batch_size)
 
-    def assess(self, own: StoredSamples, dense: StoredSamples, requests: Requests) -> Quality:
+    def assess(self, own: StoredSamples, dense: StoredSamples, requests: ImageRequests) -> Quality:
         """Compare a contestant's samples with the dense ones, and let the judge look at them; kept beside them."""
         path = own.folder / "quality.json"
         if not path.exists():
@@ -162,12 +162,12 @@ class Bench:
             costs[name] = measure_costs(self.pipe, pair, plans[name], self.sampler, latency=times)[name]
         return costs
 
-    def measurements(self, quality: Quality, requests: Requests) -> tuple[Measurement, ...]:
+    def measurements(self, quality: Quality, requests: ImageRequests) -> tuple[Measurement, ...]:
         """Return one record per metric."""
         samples = Samples(len(requests), requests.seeds[0])
         return measurements(quality, self.judge, samples, self.sampler, str(self.device))
 
-    def _produce(self, requests: Requests) -> dict[str, Tensor]:
+    def _produce(self, requests: ImageRequests) -> dict[str, Tensor]:
         """Sample one batch. Values that are not finite become black pixels, of which latents of NaN tell."""
         result = run(self.pipe, requests, self.sampler)
         images = result.of("images")
@@ -177,14 +177,15 @@ class Bench:
         latents = result.latents.masked_fill(broken.view(-1, *[1] * (result.latents.ndim - 1)), torch.nan)
         return {"images": pixels.permute(0, 2, 3, 1).contiguous(), "latents": latents}
 
-    def _scores(self, own: StoredSamples, dense: StoredSamples, requests: Requests) -> ImageScores:
+    def _scores(self, own: StoredSamples, dense: StoredSamples, requests: ImageRequests) -> ImageScores:
         """Compare and judge file by file: 50,000 images of 256 × 256 would not fit in memory as floats."""
         mine, theirs = (zip(side.batches("images"), side.batches("latents"), strict=True) for side in (own, dense))
-        parts = zip(mine, theirs, requests.batches(CHUNK), strict=True)
-        return ImageScores.join([self._part(*a, *b, torch.tensor(batch.labels)) for a, b, batch in parts])
+        batches: list[ImageRequests] = list(requests.batches(CHUNK))
+        parts = zip(mine, theirs, batches, strict=True)
+        return ImageScores.join([self._part(*a, *b, batch.labels) for a, b, batch in parts])
 
     def _part(
-        self, images: Tensor, latents: Tensor, dense_images: Tensor, dense_latents: Tensor, labels: Tensor
+        self, images: Tensor, latents: Tensor, dense_images: Tensor, dense_latents: Tensor, labels: tuple[int, ...]
     ) -> ImageScores:
         broken = ~latents.isfinite().flatten(1).all(dim=1)
         mine, theirs = {"images": images, "latents": latents}, {"images": dense_images, "latents": dense_latents}
@@ -195,7 +196,8 @@ class Bench:
             return ImageScores(values)
         judged = self.judge.look(images)
         judged.features[broken], judged.logits[broken] = torch.nan, torch.nan
-        return ImageScores(values, agreement(judged, labels) if self.judge.knows_labels else None, judged)
+        agrees = agreement(judged, torch.tensor(labels)) if self.judge.knows_labels and labels else None
+        return ImageScores(values, agrees, judged)
 
 
 def evaluate(session: Session, bench: Bench, contestants: tuple[Contestant, ...]) -> Evaluation:
@@ -235,13 +237,15 @@ def evaluation_samples(session: Session, bench: Bench, contestants: tuple[Contes
 
 
 _FIDELITY_TEXT = (
-    "SSIM and latent MSE compare each image with the dense model's for the same seed and label; no search saw these "
+    "SSIM and latent MSE compare each image with the dense model's for the same seed and {what}; no search saw these "
     "seeds."
 )
+_AGREEMENT_TEXT = (
+    " Label agreement is the share of images to which the shipped Fashion-MNIST classifier gives the requested label."
+)
 _CLASSIFIER_TEXT = (
-    " Label agreement is the share of images to which the shipped Fashion-MNIST classifier gives the requested label; "
-    "the Fréchet distance, the inception-score analogue (one split), precision and recall (k = 3) use its features "
-    "and are neither FID nor the inception score."
+    " The Fréchet distance, the inception-score analogue (one split), precision and recall (k = 3) use the features of "
+    "the shipped Fashion-MNIST classifier and are neither FID nor the inception score."
 )
 _COST_TEXT = (
     " Intervals are 95 % bootstrap intervals over the images. MACs count the matrix products of all denoiser calls for "
@@ -252,10 +256,13 @@ _COST_TEXT = (
 
 def _protocol(session: Session, judge: Judge | None) -> Protocol:
     known = judge is not None and judge.names == NAMES
+    requests = session.evaluation_images()
+    what = "prompt" if isinstance(requests, PromptRequests) else "label"
+    agreed = _AGREEMENT_TEXT * bool(requests.labels)
     return Protocol(
         name="fidelity and fashion-classifier" if known else "fidelity",
         model=session.recipe.model,
         scheduler=type(session.pipe.scheduler).__name__,
         sampling=session.sampler,
-        text=_FIDELITY_TEXT + _CLASSIFIER_TEXT * known + _COST_TEXT,
+        text=_FIDELITY_TEXT.format(what=what) + (agreed + _CLASSIFIER_TEXT) * known + _COST_TEXT,
     )

@@ -19,7 +19,7 @@ from diff_es.allocation import Sensitivity, measure_sensitivity
 from diff_es.artifacts import MANIFEST, read_record, write_record
 from diff_es.bank import Bank, Pruned
 from diff_es.baselines import SearchSettings, algorithms, journal_header, settings_for
-from diff_es.calibration import CalibrationConfig, CalibrationSource, DatasetSource, SamplingSource, calibrate, encode
+from diff_es.calibration import CalibrationConfig, CalibrationSource, DatasetSource, SamplingSource, calibrate
 from diff_es.denoisers import denoiser_of, dense_denoiser_of
 from diff_es.errors import InputError
 from diff_es.fitness import TrajectoryFitness
@@ -28,16 +28,13 @@ from diff_es.pipelines import load_pipeline
 from diff_es.pruning import BankConfig, build_bank, pruners
 from diff_es.recipe import Recipe
 from diff_es.routing import save
-from diff_es.run.data import image_size, load_images
-from diff_es.sampling import Requests, SamplerConfig, class_labels
+from diff_es.run.data import check_data, load_images, stored_latents
+from diff_es.run.requests import PromptList, Purpose, check_prompts, first_seed, read_prompt_list
+from diff_es.sampling import ImageRequests, PromptRequests, Requests, SamplerConfig, class_labels, takes_labels
 from diff_es.schedule import Allocation, PruningSchedule, ScheduleSpace
 from diff_es.search import EvolutionConfig, Journal, ScheduleSearch, SearchResult, search_with
 from diff_es.stages import StagePlan
-
-#: Seeds of different purposes lie this far apart, so that they never meet.
-_SEED_SPAN = 1_000_000
-_SEARCH_PROBES, _EVALUATION_IMAGES, _CALIBRATION_RUNS = range(3)
-_PURPOSES = 4
+from diff_es.timesteps import stage_plan
 
 
 class Session:
@@ -62,8 +59,8 @@ class Session:
         """Find out whether the recipe can be carried out, before anything is computed or written.
 
         Raises:
-            InputError: unknown pruner or metric, a model that cannot be pruned, more stages than steps, or a budget
-                that no schedule meets.
+            InputError: unknown pruner or metric, a model that cannot be pruned, more stages than steps, a budget that
+                no schedule meets, or prompts that are missing, too few, or for a class-conditional model.
         """
         search = self.recipe.search
         _ = self.pruner_config, metrics[search.metric], self.evolution, algorithms[search.algorithm]
@@ -73,7 +70,9 @@ class Session:
                 "calibration.source=sampling does not know; use source: dataset."
             )
         dense_denoiser_of(self.pipe)
-        _ = self.space
+        check_prompts(self.recipe, self.pipe)
+        check_data(self.recipe.calibration, self.pipe)
+        _ = self.search_probes(), self.space
 
     @cached_property
     def pipe(self) -> Any:
@@ -88,7 +87,7 @@ class Session:
     @cached_property
     def plan(self) -> StagePlan:
         """The stages over the sampler's own steps."""
-        return StagePlan.from_pipeline(self.pipe, self.recipe.stages, self.recipe.sampler.steps)
+        return stage_plan(self.pipe, self.recipe.stages, self.recipe.sampler.steps)
 
     @property
     def sampler(self) -> SamplerConfig:
@@ -106,16 +105,21 @@ class Session:
         """Where calibration inputs come from."""
         section = self.recipe.calibration
         if section.source == "sampling":
-            requests = self.requests(_CALIBRATION_RUNS, section.samples)
+            requests = self.requests(Purpose.CALIBRATION_RUNS, section.samples)
             return SamplingSource(requests, self.sampler, section.batch_size)
-        images = load_images(section.data, image_size(self.pipe)).take(section.samples)
-        return DatasetSource(
-            latents=encode(self.pipe, images.images, section.batch_size),
-            requests=Requests.cycle(images.labels.tolist(), len(images), 0),
-            sampler=self.sampler,
-            batch_size=section.batch_size,
-            seed=self.recipe.seed,
-        )
+        images = load_images(section, self.pipe)
+        latents, shown = stored_latents(self.pipe, images, self.stock / "latents", section.batch_size)
+        return DatasetSource(latents, shown, self.sampler, section.batch_size, self.recipe.seed)
+
+    @cached_property
+    def prompts(self) -> PromptList | None:
+        """What a text-to-image model is asked for; None for a class-conditional one.
+
+        Raises:
+            InputError: the recipe names none, or some for a class-conditional model, or they cannot be read.
+        """
+        check_prompts(self.recipe, self.pipe)
+        return None if takes_labels(self.pipe) else read_prompt_list(self.recipe.prompts)
 
     @cached_property
     def bank(self) -> Bank:
@@ -224,18 +228,22 @@ class Session:
             base_model=self.recipe.model,
         )
 
-    def requests(self, purpose: int, count: int, seed: int | None = None) -> Requests:
+    def requests(self, purpose: int, count: int, seed: int | None = None) -> ImageRequests:
         """Return images to sample, with seeds that no other purpose of the run shares."""
-        first = ((self.recipe.seed if seed is None else seed) * _PURPOSES + purpose) * _SEED_SPAN
-        return Requests.cycle(class_labels(self.pipe), count, first)
+        own = self.recipe.seed if seed is None else seed
+        first = first_seed(own, purpose)
+        if self.prompts is None:
+            return Requests.cycle(class_labels(self.pipe), count, first)
+        part = self.prompts.part(purpose, self.recipe.search.probes, self.recipe.evaluation.images)
+        return PromptRequests.cycle(part.prompts, count, first, part.labels)
 
-    def search_probes(self) -> Requests:
+    def search_probes(self) -> ImageRequests:
         """Images that the search scores schedules on."""
-        return self.requests(_SEARCH_PROBES, self.recipe.search.probes, self.search_seed)
+        return self.requests(Purpose.SEARCH_PROBES, self.recipe.search.probes, self.search_seed)
 
-    def evaluation_images(self) -> Requests:
+    def evaluation_images(self) -> ImageRequests:
         """Images that quality is measured on; no search saw them."""
-        return self.requests(_EVALUATION_IMAGES, self.recipe.evaluation.images)
+        return self.requests(Purpose.EVALUATION_IMAGES, self.recipe.evaluation.images)
 
     def _fitness_fingerprint(self, allocation: str) -> str:
         """Digest of everything that fitness values depend on, kept in the journal's header."""
@@ -243,4 +251,7 @@ class Session:
         table = TypeAdapter(Allocation).dump_json(self.allocation(allocation))
         section = self.recipe.search
         settings = f"{section.metric} {section.probes} {section.batch_size} {self.sampler} {self.search_seed}"
+        probes = self.search_probes()
+        if isinstance(probes, PromptRequests):  # a file of prompts may change, labels cannot
+            settings += f" {probes.prompts}"
         return hashlib.sha256(info + table + settings.encode()).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -11,14 +12,18 @@ from diff_es.artifacts import sha256
 from diff_es.metrics import metrics
 from diff_es.report import FitnessPoint, Gallery, Provenance, ReportContent, WorstCase
 from diff_es.run.measure import DENSE, Bench, Contestant, evaluation_samples
+from diff_es.sampling import PromptRequests
 
 if TYPE_CHECKING:
     from diff_es.evaluation import Evaluation, StoredSamples
     from diff_es.run.session import Session
+    from diff_es.sampling import ImageRequests
     from diff_es.search import SearchResult
 
 #: Images per row of the grid, and worst cases of each schedule.
 _GRID, _WORST = 10, 4
+#: Letters of a prompt that stand above an image.
+_LETTERS = 32
 _FASHION_LICENCE = "Fashion-MNIST, MIT licence, Zalando SE"
 
 
@@ -39,7 +44,7 @@ def report_content(
             if entry.schedule is not None and entry.name.endswith(f", {entry.schedule.allocation}")
         },
         fitness=f"{recipe.search.metric} on {recipe.search.probes} probes",
-        gallery=gallery(samples, session.evaluation_images().labels, fashion=recipe.model.startswith("zoo:fashion")),
+        gallery=gallery(samples, session.evaluation_images(), fashion=recipe.model.startswith("zoo:fashion")),
         provenance=Provenance(
             command=command or shlex.join(["diff-es", "run", "recipe.yaml", "--output", session.folder.name]),
             recipe=recipe.dump(),
@@ -52,15 +57,15 @@ def report_content(
     )
 
 
-def gallery(samples: Mapping[str, StoredSamples], labels: tuple[int, ...], *, fashion: bool) -> Gallery:
+def gallery(samples: Mapping[str, StoredSamples], requests: ImageRequests, *, fashion: bool) -> Gallery:
     """Return the first images of each contestant, and those of each schedule that differ most from dense.
 
     Args:
         samples: Name → stored samples, "dense" among them.
-        labels: Label of every sample.
-        fashion: Whether the labels are those of Fashion-MNIST.
+        requests: What every sample was made from.
+        fashion: Whether class labels are those of Fashion-MNIST.
     """
-    words = tuple(zoo.CLASS_NAMES[label] if fashion else str(label) for label in labels)
+    words = _words(requests, fashion=fashion)
     images = {name: own.tensor("images") for name, own in samples.items()}
     seeds = samples[DENSE].seeds
     worst = {}
@@ -77,6 +82,13 @@ def gallery(samples: Mapping[str, StoredSamples], labels: tuple[int, ...], *, fa
     return Gallery(
         {name: own[:count].numpy() for name, own in images.items()}, words[:count], tuple(seeds[:count]), worst
     )
+
+
+def _words(requests: ImageRequests, *, fashion: bool) -> tuple[str, ...]:
+    """What each image is called: its class, or its prompt, shortened."""
+    if isinstance(requests, PromptRequests):
+        return tuple(textwrap.shorten(prompt, _LETTERS, placeholder="…") for prompt in requests.prompts)
+    return tuple(zoo.CLASS_NAMES[label] if fashion else str(label) for label in requests.labels)
 
 
 def licences(model: str, metric: str) -> dict[str, str]:

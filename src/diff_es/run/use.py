@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
+from diff_es.artifacts import slugs
 from diff_es.bank import Pruned
-from diff_es.errors import ArtifactError
+from diff_es.errors import ArtifactError, InputError
 from diff_es.evaluation import generate
 from diff_es.pipelines import load_pipeline
 from diff_es.routing import load
-from diff_es.sampling import Requests, class_labels
+from diff_es.sampling import ImageRequests, PromptRequests, Requests, class_labels, takes_labels
 
 #: Images per run of the pipeline in `generate_images`.
 _BATCH = 16
@@ -23,6 +25,7 @@ def generate_images(  # noqa: PLR0913 (the options of the command)
     output: Path,
     *,
     labels: Sequence[int] | None = None,
+    prompts: Sequence[str] | None = None,
     count: int = 10,
     seed: int = 0,
     model: str | None = None,
@@ -33,7 +36,8 @@ def generate_images(  # noqa: PLR0913 (the options of the command)
     Args:
         artefact: The folder `pruned` of a run.
         output: Folder for the images, made where it is missing.
-        labels: Class labels to go round; all by default.
+        labels: Class labels to go round; all by default. For class-conditional models.
+        prompts: Prompts to go round. For text-to-image models.
         count: Number of images.
         seed: Seed of the first image; the next ones follow.
         model: The dense model; by default the one that the artefact names.
@@ -41,16 +45,15 @@ def generate_images(  # noqa: PLR0913 (the options of the command)
 
     Raises:
         ArtifactError: the artefact is damaged, or the images cannot be written.
-        InputError: the dense model cannot be loaded or is another one, or a label is out of range.
+        InputError: the dense model cannot be loaded or is another one, a label is out of range, or labels were given
+            for prompts or the other way round.
     """
     info = Pruned.open(artefact).info
     pipe = load_pipeline(model or info.base_model, info.fingerprint.dtype, device)
+    requests = _requests(pipe, labels, prompts, count, seed)
     load(artefact, pipe)
-    requests = Requests.cycle(tuple(labels or class_labels(pipe)), count, seed)
     images = generate(pipe, requests, info.sampler, batch_size=_BATCH)
-    paths = [
-        output / f"label-{label}-seed-{own}.png" for label, own in zip(requests.labels, requests.seeds, strict=True)
-    ]
+    paths = [output / name for name in _names(requests)]
     try:
         output.mkdir(parents=True, exist_ok=True)
         for image, path in zip(images, paths, strict=True):
@@ -58,3 +61,28 @@ def generate_images(  # noqa: PLR0913 (the options of the command)
     except OSError as error:
         raise ArtifactError(f"Cannot write images to output={output}: {error.strerror or error}.") from error
     return paths
+
+
+def _requests(
+    pipe: Any, labels: Sequence[int] | None, prompts: Sequence[str] | None, count: int, seed: int
+) -> ImageRequests:
+    """Make requests of the kind that the pipeline takes."""
+    kind = type(pipe).__name__
+    if takes_labels(pipe):
+        if prompts:
+            raise InputError(f"prompts={list(prompts)}, but {kind} makes images from class labels: give --label.")
+        return Requests.cycle(tuple(labels or class_labels(pipe)), count, seed)
+    if labels:
+        raise InputError(f"labels={list(labels)}, but {kind} makes images from prompts: give --prompt.")
+    if not prompts:
+        raise InputError(f"{kind} makes images from prompts: give at least one --prompt.")
+    return PromptRequests.cycle(prompts, count, seed)
+
+
+def _names(requests: ImageRequests) -> list[str]:
+    """File names that say what the images were made from; the seeds tell apart what is shortened."""
+    if isinstance(requests, PromptRequests):
+        whats = [slugs([prompt])[0] for prompt in requests.prompts]
+    else:
+        whats = [f"label-{label}" for label in requests.labels]
+    return [f"{what}-seed-{seed}.png" for what, seed in zip(whats, requests.seeds, strict=True)]

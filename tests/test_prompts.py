@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diff_es import prompts
 from diff_es.errors import InputError
-from diff_es.evaluation import prompts
-from diff_es.evaluation.prompts import read_coco_captions, read_prompts
+from diff_es.prompts import read_any_prompts, read_coco_captions, read_coco_files, read_prompts
 
 LINES = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1).filter(str.strip)
 
@@ -136,3 +136,33 @@ def test_a_list_is_no_annotations_file(tmp_path: Path) -> None:
         read_coco_captions(path, 3)
     with pytest.raises(InputError, match="count=0"):
         read_coco_captions(path, 0)
+
+
+FILES = [{"id": 30, "file_name": "c.jpg"}, {"id": 7, "file_name": "a.jpg"}, {"id": 8, "file_name": "none.jpg"}]
+
+
+def test_coco_captions_by_file_name(tmp_path: Path) -> None:
+    """Of each image the caption that comes first in the file; one without is left out."""
+    path = annotations(tmp_path / "captions.json", images=FILES)
+    assert read_coco_files(path) == {"c.jpg": "a cat", "a.jpg": "a dog"}
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([{"id": 7}], "file_name=None of image 7 is missing"),
+        ([*FILES, {"id": 12, "file_name": "a.jpg"}], "file_name='a.jpg' of image 12 is .* another's too"),
+        ([{"file_name": "a.jpg"}], "id=None is no image id"),
+    ],
+)
+def test_file_names_that_name_no_image_are_refused(tmp_path: Path, images: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_coco_files(annotations(tmp_path / "captions.json", images=images))
+
+
+def test_any_list_of_prompts(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a dog\na cat\n")
+    assert read_any_prompts(tmp_path / "prompts.txt") == ("a dog", "a cat")
+    assert read_any_prompts(annotations(tmp_path / "captions.JSON")) == ("a dog", "a train", "a cat")
+    with pytest.raises(InputError, match="has no images"):
+        read_any_prompts(annotations(tmp_path / "captions.json", images=[]))

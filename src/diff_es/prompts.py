@@ -1,4 +1,4 @@
-"""The prompts that a text-to-image model is evaluated with: a text file, or the captions of COCO.
+"""The prompts of text-to-image models: a text file, or the captions of COCO.
 
 Every line counts: the prompt of image i has seed `first_seed + i`, so a line that was skipped would move all others.
 """
@@ -20,6 +20,15 @@ MAX_PROMPT_CHARACTERS = 4000
 MAX_ANNOTATIONS_BYTES = 256 * 2**20
 
 
+def read_any_prompts(path: Path) -> tuple[str, ...]:
+    """Read all prompts of a file: one per line, or of COCO's captions (.json) the first of each image, by id.
+
+    Raises:
+        InputError: see `read_prompts` and `read_coco_captions`.
+    """
+    return read_coco_captions(path, None) if path.suffix.lower() == ".json" else read_prompts(path)
+
+
 def read_prompts(path: Path) -> tuple[str, ...]:
     """Read a UTF-8 text file with one prompt per line.
 
@@ -38,7 +47,7 @@ def read_prompts(path: Path) -> tuple[str, ...]:
     return tuple(_prompt(line.removesuffix(b"\r"), f"{path}, line {number}") for number, line in enumerate(lines, 1))
 
 
-def read_coco_captions(path: Path, count: int = 5000) -> tuple[str, ...]:
+def read_coco_captions(path: Path, count: int | None = 5000) -> tuple[str, ...]:
     """Read one caption per image from COCO's `captions_val2017.json`.
 
     The convention of the field: images sorted by id, and of each image the caption that comes first in the file.
@@ -46,26 +55,74 @@ def read_coco_captions(path: Path, count: int = 5000) -> tuple[str, ...]:
 
     Args:
         path: The annotations file.
-        count: Number of images, from the smallest id on.
+        count: Number of images, from the smallest id on; None takes all.
 
     Raises:
-        InputError: the file is missing, larger than 256 MiB or no such JSON, has fewer images, or an image has no
-            caption.
+        InputError: the file is missing, larger than 256 MiB or no such JSON, has fewer images or none, or an image has
+            no caption.
     """
-    if count < 1:
+    if count is not None and count < 1:
         raise InputError(f"count={count} must be at least 1.")
+    annotations = _annotations(path)
+    images = sorted({_image_id(entry, "id", path) for entry in _entries(annotations, "images", path)})
+    if not images:
+        raise InputError(f"{path} has no images; name COCO's captions_val2017.json.")
+    if count is not None and count > len(images):
+        raise InputError(f"count={count} but {path} has {len(images)} images; lower count.")
+    captions = _first_captions(annotations, path)
+    return tuple(_caption(captions.get(image), image, path) for image in images[:count])
+
+
+def read_coco_files(path: Path) -> dict[str, str]:
+    """Read file name → caption from COCO's captions file; of each image the caption that comes first.
+
+    An image without a caption is left out.
+
+    Raises:
+        InputError: the file is missing, larger than 256 MiB or no such JSON, a name occurs twice, or a caption cannot
+            be used.
+    """
+    annotations = _annotations(path)
+    captions = _first_captions(annotations, path)
+    files: dict[str, str] = {}
+    for entry in _entries(annotations, "images", path):
+        name, image = entry.get("file_name"), _image_id(entry, "id", path)
+        if not isinstance(name, str) or name in files:
+            raise InputError(f"{path}: the file_name={name!r} of image {image} is missing, no text, or another's too.")
+        if image in captions:
+            files[name] = _caption(captions[image], image, path)
+    return files
+
+
+def check_caption(text: Any, where: str) -> str:
+    """Return a caption with every run of white space as one space.
+
+    Args:
+        text: What was read.
+        where: Where, the beginning of an error message.
+
+    Raises:
+        InputError: no text, an empty or too long one, or control characters.
+    """
+    if not isinstance(text, str):
+        raise InputError(f"{where} is missing or no text; write a caption.")
+    return _checked(" ".join(text.split()), where)
+
+
+def _annotations(path: Path) -> Any:
     content = _read(path, MAX_ANNOTATIONS_BYTES, "COCO captions")
     try:
-        annotations = json.loads(content)
+        return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no JSON: {error}.") from error
-    images = sorted({_image_id(entry, "id", path) for entry in _entries(annotations, "images", path)})
-    if count > len(images):
-        raise InputError(f"count={count} but {path} has {len(images)} images; lower count.")
+
+
+def _first_captions(annotations: Any, path: Path) -> dict[int, Any]:
+    """Image id → the caption that comes first in the file, not checked yet."""
     captions: dict[int, Any] = {}
     for entry in _entries(annotations, "annotations", path):
         captions.setdefault(_image_id(entry, "image_id", path), entry.get("caption"))
-    return tuple(_caption(captions.get(image), image, path) for image in images[:count])
+    return captions
 
 
 def _read(path: Path, limit: int, kind: str) -> bytes:

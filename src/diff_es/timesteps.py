@@ -1,0 +1,82 @@
+"""Which timesteps a pipeline visits, and the stages that they are cut into."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+from diff_es.errors import InputError
+from diff_es.sampling import any_requests, call_parameters, quiet
+from diff_es.stages import StagePlan
+
+
+def stage_plan(pipe: Any, num_stages: int, num_inference_steps: int) -> StagePlan:
+    """Split the steps that a pipeline takes in `num_inference_steps`; the pipeline is not changed.
+
+    Args:
+        pipe: A diffusers pipeline.
+        num_stages: Number of stages, 1 to the number of its steps.
+        num_inference_steps: As it is given to the pipeline.
+
+    Raises:
+        InputError: more stages than steps, a step count that the scheduler refuses, or timesteps that ascend.
+    """
+    scheduler = pipe.scheduler
+    name = type(scheduler).__name__
+    try:
+        timesteps = sampler_timesteps(pipe, num_inference_steps)
+    except ValueError as error:
+        raise InputError(f"{name} refuses num_inference_steps={num_inference_steps}: {error}") from error
+    if any(later > earlier for earlier, later in pairwise(timesteps)):
+        raise InputError(
+            f"The timesteps of {name} do not descend ({timesteps[:4]}…); stages need a sampler that goes from noise to "
+            "image."
+        )
+    return StagePlan.split(timesteps, num_stages, int(scheduler.config.num_train_timesteps))
+
+
+class _Set(Exception):  # noqa: N818 (ends a call early, no error)
+    """Leaves the pipeline when its timesteps are set."""
+
+
+def sampler_timesteps(pipe: Any, num_inference_steps: int) -> tuple[float, ...]:
+    """Return the timesteps that a pipeline visits, noisiest first, in train units; the pipeline is not changed.
+
+    Pipelines of flow models (FLUX) hand their scheduler sigmas of their own, and a shift that depends on the size of
+    the image, so that the scheduler alone would give other timesteps. A pipeline that may do so is called, and left as
+    soon as the timesteps are set: the text encoders run, the denoiser does not.
+
+    Raises:
+        ValueError: the scheduler refuses the number of steps.
+    """
+    scheduler = copy.deepcopy(pipe.scheduler)
+    if "sigmas" in call_parameters(pipe):
+        _rehearse(pipe, scheduler, num_inference_steps)
+    else:
+        scheduler.set_timesteps(num_inference_steps)
+    return tuple(float(timestep) for timestep in scheduler.timesteps)
+
+
+def _rehearse(pipe: Any, scheduler: Any, num_inference_steps: int) -> None:
+    """Call a pipeline until it has set the timesteps of `scheduler`, which stands in for its own meanwhile."""
+    own, set_timesteps = pipe.scheduler, scheduler.set_timesteps
+
+    # Pipelines look at the signature, to see what their scheduler takes.
+    @functools.wraps(set_timesteps)
+    def set_and_leave(*args: Any, **kwargs: Any) -> None:
+        set_timesteps(*args, **kwargs)
+        raise _Set
+
+    scheduler.set_timesteps = set_and_leave
+    pipe.scheduler = scheduler
+    try:
+        with torch.random.fork_rng(), quiet(pipe):
+            pipe(**any_requests(pipe, 1).arguments(), num_inference_steps=num_inference_steps)
+    except _Set:
+        pipe.maybe_free_model_hooks()
+    finally:
+        pipe.scheduler = own
