@@ -68,8 +68,8 @@ def reproduce(  # noqa: PLR0913 (the options of the command)
     Raises:
         InputError: no such table or scale, or the model or its data cannot be had.
     """
-    table = tables[name]
     settings = (scale if isinstance(scale, Scale) else _shipped_scale(scale)).changed(changes or {})
+    table = tables[name].at(settings.name)
     model = table.rows[0].recipes(settings)[0].model
     workspace = Workspace(output / "work" / settings.name, judge or _known_judge(model), device)
     announce(expect(table, settings, workspace))

@@ -17,7 +17,7 @@ from diff_es.evaluation import (
     environment,
     measurements,
 )
-from diff_es.evaluation.quality import bounds_of
+from diff_es.evaluation.quality import AGREEMENT, bounds_of
 from diff_es.evaluation.records import Samples
 from diff_es.reproduce.claims import cost_claim, examined, judge_claim, pooled
 from diff_es.reproduce.result import ClaimResult, RowResult, TableResult
@@ -71,7 +71,7 @@ def make(table: Table, scale: Scale, workspace: Workspace, command: str) -> Tabl
     dense = workspace.dense_quality(every[0])
     costs = _costs(table, made, workspace)
     rows = (
-        _dense_row(every[0], dense, costs[DENSE], workspace),
+        _dense_row(table, every[0], dense, costs[DENSE], workspace),
         *(_row(own, costs[own.row.name], workspace) for own in made),
     )
     memory = _memory(table, recipes, workspace)
@@ -100,8 +100,9 @@ def _row(made: Made, cost: Cost, workspace: Workspace) -> RowResult:
     )
 
 
-def _dense_row(recipe: Recipe, quality: Quality, cost: Cost, workspace: Workspace) -> RowResult:
-    return RowResult(DENSE, "dense", 0.0, _pooled_measurements((quality,), recipe, workspace), cost, (), {})
+def _dense_row(table: Table, recipe: Recipe, quality: Quality, cost: Cost, workspace: Workspace) -> RowResult:
+    measured = _pooled_measurements((quality,), recipe, workspace)
+    return RowResult(DENSE, "dense", 0.0, measured, cost, (), dict(table.dense))
 
 
 def _pooled_measurements(qualities: Sequence[Quality], recipe: Recipe, workspace: Workspace) -> tuple[Measurement, ...]:
@@ -196,7 +197,12 @@ def _claims(
 
 def metric_names(judge: Judge | None) -> dict[str, str]:
     """Metric of the paper → metric that stands for it here."""
-    return {**_OWN, **dict(zip(("FID", "IS", "precision", "recall"), judge.names if judge else (), strict=False))}
+    prompts = {"CLIP score": AGREEMENT} if judge and judge.knows_labels else {}
+    return {
+        **_OWN,
+        **prompts,
+        **dict(zip(("FID", "IS", "precision", "recall"), judge.names if judge else (), strict=False)),
+    }
 
 
 def _protocol(scale: Scale, recipe: Recipe, workspace: Workspace) -> Protocol:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -24,6 +25,7 @@ class Scale(BaseModel):
         generations: Generations of a search that has no number of its own.
         probes: Images that each schedule of a search is scored on.
         changes: What changes in every recipe.
+        families: Family of recipes ("dit" in "paper/dit-obs") → what changes in them besides, section by section.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -35,6 +37,7 @@ class Scale(BaseModel):
     generations: Positive
     probes: Positive
     changes: dict[str, Any]
+    families: dict[str, dict[str, Any]] = {}
 
     @classmethod
     def load(cls, name: str) -> Scale:
@@ -67,5 +70,6 @@ class Scale(BaseModel):
             "generations": round(self.generations * generations),
             "probes": round(self.probes * probes),
         }
-        recipe = Recipe.read(shipped(base)).changed(self.changes).changed({"search": search})
+        family = self.families.get(Path(base).stem.partition("-")[0], {})
+        recipe = Recipe.read(shipped(base)).changed(self.changes).changed(family).changed({"search": search})
         return recipe.changed({"evaluation": {"images": self.images}}).changed(changes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from diff_es.errors import InputError
@@ -28,6 +28,7 @@ class Row:
         generations: Share of the scale's generations.
         probes: Share of the scale's probes.
         paper: The paper's values by the name of the metric ("FID"); empty for rows that the paper does not have.
+        scale: The only scale that has the row ("paper" where weights cannot be shipped); empty for all.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Row:
     generations: float = 1.0
     probes: float = 1.0
     paper: Mapping[str, float] = field(default_factory=dict)
+    scale: str = ""
 
     def recipes(self, scale: Scale) -> tuple[Recipe, ...]:
         """The recipes at a scale: one per seed for a searched row, else one."""
@@ -77,6 +79,7 @@ class Table:
         latency: Batch sizes at which latency is measured; empty where the table has none.
         scopes: What is timed: whole pipeline calls, denoiser calls, or both.
         memory: Name of the row whose memory is measured, stitched, resident and gathered; empty where none is.
+        dense: The paper's values of the dense model.
     """
 
     name: str
@@ -87,6 +90,7 @@ class Table:
     latency: tuple[int, ...] = ()
     scopes: tuple[Scope, ...] = ("pipeline",)
     memory: str = ""
+    dense: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [row.name for row in self.rows]
@@ -97,6 +101,13 @@ class Table:
                 raise InputError(f"Table {self.name} claims something of {sorted(missing)}, which it lacks.")
         if self.memory and self.memory not in names:
             raise InputError(f"Table {self.name} has no row {self.memory!r} to measure the memory of.")
+
+    def at(self, scale: str) -> Table:
+        """Return the table with the rows that a scale has, and the claims that speak of these only."""
+        rows = tuple(row for row in self.rows if row.scale in ("", scale))
+        names = {row.name for row in rows} | SPECIAL
+        claims = tuple(claim for claim in self.claims if {claim.better, claim.worse} <= names)
+        return replace(self, rows=rows, claims=claims)
 
 
 tables: Registry[Table] = Registry("table")

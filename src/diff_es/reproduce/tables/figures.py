@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diff_es.reproduce.table import Claim, Table, tables
-from diff_es.reproduce.tables.table1 import diff_es, mosaic, sensitivity
+from diff_es.reproduce.tables.table1 import DENSE, diff_es, mosaic, sensitivity
 
 FIGURE1 = tables.register(
     "figure1",
@@ -14,6 +14,7 @@ FIGURE1 = tables.register(
         "one, and the images that both make from the same seeds.",
         (mosaic("OBS", 0.5), diff_es("OBS", 0.5), sensitivity("OBS", 0.5)),
         (Claim(diff_es("OBS", 0.5).name, mosaic("OBS", 0.5).name, "FID"),),
+        dense=DENSE,
     ),
 )
 
@@ -26,5 +27,6 @@ FIGURE4 = tables.register(
         "gathers in the stages that are sampled first.",
         (mosaic("OBS", 0.3125), diff_es("OBS", 0.3125)),
         (Claim(diff_es("OBS", 0.3125).name, mosaic("OBS", 0.3125).name, "FID"),),
+        dense=DENSE,
     ),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diff_es.reproduce.table import Claim, Row, Table, tables
-from diff_es.reproduce.tables.table1 import diff_es
+from diff_es.reproduce.tables.table1 import DENSE, diff_es
 
 _BASE = diff_es("OBS", 0.5)
 #: Setting → its changes and the paper's IS, FID and time in hours. Generations and probes are shares of the scale's.
@@ -53,5 +53,6 @@ TABLE5 = tables.register(
         "probes.",
         _ROWS,
         tuple(Claim(*pair, metric) for pair in _PAIRS for metric in ("FID", "SSIM")),
+        dense=DENSE,
     ),
 )

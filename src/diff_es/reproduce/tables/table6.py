@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diff_es.reproduce.table import Claim, Table, tables
-from diff_es.reproduce.tables.table1 import diff_es
+from diff_es.reproduce.tables.table1 import DENSE, diff_es
 
 _ROW = diff_es("OBS", 0.4375)
 
@@ -21,5 +21,6 @@ TABLE6 = tables.register(
             Claim("gather", "resident", "memory"),
         ),
         memory=_ROW.name,
+        dense=DENSE,
     ),
 )
