@@ -2,6 +2,8 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Files, not tests, are shared out: what a file sets up once is set up once.
+PARALLEL := --numprocesses auto --dist loadfile
 
 .PHONY: help demo test test-iqa test-all check style clean
 
@@ -10,21 +12,21 @@ help:  ## Show this help
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,eval]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,eval,hf]'
 	touch $@
 
 demo: $(INSTALLED)  ## Prune the shipped model, search, compare, report (about 5 minutes on 2 cores)
 	$(BIN)/diff-es run demo --output runs/demo --resume
 
 test: $(INSTALLED)  ## Run the tests (under 10 minutes on 2 cores)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-iqa: $(INSTALLED)  ## Install pyiqa (non-commercial licence) and run the tests that need it
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[iqa]'
 	$(BIN)/python -m pytest tests/metrics/test_no_reference.py
 
 test-all: $(INSTALLED)  ## Run the tests, also those that take minutes
-	$(BIN)/python -m pytest --slow
+	$(BIN)/python -m pytest $(PARALLEL) --slow
 
 check: $(INSTALLED)  ## Lint, check formatting and types
 	$(BIN)/ruff check .
