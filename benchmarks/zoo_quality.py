@@ -1,4 +1,4 @@
-"""Is fashion-dit a real generator? What the shipped classifier says of its images, by guidance scale.
+"""Is a pipeline of the zoo a real generator? What the shipped classifier says of its images, by guidance scale.
 
 Label agreement, and on the classifier's features the Fréchet distance, the inception-score analogue, precision and
 recall, with bootstrap intervals. What real training images get is given beside them: the best that a generator can hope
@@ -8,46 +8,82 @@ for. The images are kept, so that a stopped run goes on.
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
 from diff_es import zoo
 from diff_es.evaluation import ImageScores, Judge, Quality, agreement, assess, interval
+from diff_es.evaluation.images import producer
+from diff_es.evaluation.store import stored
 from diff_es.run.judges import known_judge
 from diff_es.run.measure import Bench, Contestant
-from diff_es.sampling import Requests, SamplerConfig
+from diff_es.sampling import PromptRequests, Requests, SamplerConfig
 from results import add_output_option, finish
 
-MODEL = "zoo:fashion-dit"
-STEPS = 20
+if TYPE_CHECKING:
+    from diff_es.zoo import Pipeline
+
+#: The samplers that the models are shipped for: steps and guidance scale (FLUX takes none).
+DEFAULTS: Final = {
+    "fashion-dit": SamplerConfig(20, 4.0),
+    "fashion-sdxl": SamplerConfig(20, 4.0),
+    "fashion-flux": SamplerConfig(4, 0.0),
+}
+BATCH = 50
+CHUNK = 100
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What stored images of prompts depend on."""
+
+    model: str
+    sampler: SamplerConfig
+    requests: PromptRequests
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=DEFAULTS, default="fashion-dit")
     parser.add_argument("--samples", type=int, default=1000)
-    parser.add_argument("--guidance", type=float, nargs="+", default=[4.0])
+    parser.add_argument("--steps", type=int, help="of the sampler; by default those that the model is shipped for")
+    parser.add_argument("--guidance", type=float, nargs="+", help="guidance scales; by default the model's own")
     parser.add_argument("--output", type=Path, default=Path("runs/zoo_quality"), help="where the images are kept")
     add_output_option(parser)
     arguments = parser.parse_args()
-    pipe, judge = zoo.load_pipeline("fashion-dit"), known_judge(MODEL)
+    name, default = arguments.model, DEFAULTS[arguments.model]
+    pipe, judge = zoo.load_pipeline(name), known_judge(f"zoo:{name}")
     assert judge is not None
+    steps = arguments.steps or default.num_inference_steps
     requests = Requests.cycle(range(10), arguments.samples, 0)
     rows = []
-    for guidance in arguments.guidance:
-        bench = Bench(pipe, SamplerConfig(STEPS, guidance), judge)
-        folder = arguments.output / f"{arguments.samples} images, guidance {guidance:g}"
-        samples = bench.sample(Contestant("dense", ""), requests, folder, batch_size=50)
-        quality = judged(judge, samples.tensor("images"), torch.tensor(requests.labels))
+    for guidance in arguments.guidance or [default.guidance_scale]:
+        folder = arguments.output / name / f"{arguments.samples} images, {steps} steps, guidance {guidance:g}"
+        images = sampled(name, pipe, SamplerConfig(steps, guidance), requests, folder)
+        quality = judged(judge, images, torch.tensor(requests.labels))
         rows.append({"guidance_scale": guidance, **quality.values, "intervals": intervals(quality)})
         print(rows[-1], flush=True)
     training = zoo.calibration_set()
     real = judged(judge, torch.from_numpy(training.images), torch.from_numpy(training.labels))
-    numbers: dict[str, Any] = {"benchmark": "zoo_quality", "samples": arguments.samples, "steps": STEPS, "rows": rows}
+    numbers: dict[str, Any] = {"benchmark": "zoo_quality", "model": name, "samples": arguments.samples}
+    numbers |= {"sampler": type(pipe.scheduler).__name__, "steps": steps, "rows": rows}
     numbers |= {"training_images": len(training), "training_to_test_frechet": real.values["classifier_frechet"]}
     numbers |= {"training_label_agreement": real.values["label_agreement"], "training": real.values}
     finish(numbers | {"training_intervals": intervals(real)}, arguments.json)
+
+
+def sampled(name: str, pipe: Pipeline, sampler: SamplerConfig, requests: Requests, folder: Path) -> torch.Tensor:
+    """Images (N, H, W, 3) uint8 of all requests, by label or by the label's default caption."""
+    if name == "fashion-dit":
+        bench = Bench(pipe, sampler, known_judge(f"zoo:{name}"))
+        return bench.sample(Contestant("dense", ""), requests, folder, batch_size=BATCH).tensor("images")
+    prompts = PromptRequests(zoo.captions.captions_of(requests.labels), requests.seeds)
+    settings = _Settings(name, sampler, prompts)
+    produce = producer(pipe, sampler)
+    return stored(folder, prompts, produce, settings=settings, chunk=CHUNK, batch_size=BATCH).tensor("images")
 
 
 def judged(judge: Judge, images: torch.Tensor, labels: torch.Tensor) -> Quality:

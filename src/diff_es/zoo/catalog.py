@@ -44,6 +44,8 @@ _CATALOG: Final[Registry[ZooModel]] = Registry("zoo model")
 # The autoencoder is shipped once, as the part of the pipeline that it is.
 _CATALOG.register("fashion-vae", ZooModel("autoencoder", "fashion-dit/vae"))
 _CATALOG.register("fashion-dit", ZooModel("pipeline", "fashion-dit"))
+_CATALOG.register("fashion-sdxl", ZooModel("pipeline", "fashion-sdxl"))
+_CATALOG.register("fashion-flux", ZooModel("pipeline", "fashion-flux"))
 _CATALOG.register("fashion-classifier", ZooModel("classifier", "fashion-classifier"))
 
 

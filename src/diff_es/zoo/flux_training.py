@@ -52,7 +52,7 @@ class TeacherRecipe:
     bfloat16: bool = True
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
-            steps=5000, batch_size=64, learning_rate=1e-3, warmup_steps=300, decay_steps=2000
+            steps=2400, batch_size=64, learning_rate=1e-3, warmup_steps=300, decay_steps=1200
         )
     )
 
@@ -71,7 +71,7 @@ class FluxRecipe:
     pairs: PairPlan = field(default_factory=PairPlan)
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
-            steps=3500, batch_size=64, learning_rate=5e-4, warmup_steps=100, decay_steps=2500, seed=1
+            steps=2200, batch_size=64, learning_rate=5e-4, warmup_steps=100, decay_steps=1600, seed=1
         )
     )
 

@@ -43,8 +43,8 @@ class PairPlan:
         seed: of noise and captions.
     """
 
-    count: int = 16_384
-    steps: int = 12
+    count: int = 12_288
+    steps: int = 10
     guidance_scale: float = 3.0
     caption_dropout: float = 0.05
     seed: int = 1

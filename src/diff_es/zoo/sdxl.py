@@ -52,7 +52,7 @@ class SdxlRecipe:
     bfloat16: bool = True
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
-            steps=7000, batch_size=64, learning_rate=1e-3, warmup_steps=300, decay_steps=3000
+            steps=4200, batch_size=64, learning_rate=1e-3, warmup_steps=300, decay_steps=2400
         )
     )
 
