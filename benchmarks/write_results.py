@@ -50,21 +50,38 @@ def table(headings: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
+#: Result of benchmarks/zoo_quality.py → the model's name, and what its sampler is called.
+ZOO_QUALITY = {
+    "zoo_quality": ("fashion-dit", "DDIM steps"),
+    "zoo_quality_fashion-sdxl": ("fashion-sdxl", "Euler steps, one default caption per class"),
+    "zoo_quality_fashion-flux": ("fashion-flux", "Euler steps, one default caption per class, no guidance"),
+}
+
+
 def zoo_quality() -> str:
-    record = read("zoo_quality")
+    return "\n".join(_zoo_quality(*entry) for entry in ZOO_QUALITY.items())
+
+
+def _zoo_quality(file: str, described: tuple[str, str]) -> str:
+    record = read(file)
+    model, sampler = described
     rows = [
-        [f"{row['guidance_scale']:g}", f"{row['label_agreement']:.1%}", f"{row['classifier_frechet']:.2f}"]
+        [_guidance(row["guidance_scale"]), f"{row['label_agreement']:.1%}", f"{row['classifier_frechet']:.2f}"]
         for row in record["rows"]
     ]
     return (
-        "\n## Is fashion-dit a real generator?\n\n"
-        f"{record['samples']} samples, {record['steps']} DDIM steps. The Fréchet distance is taken on the features of "
+        f"\n## Is {model} a real generator?\n\n"
+        f"{record['samples']} samples, {record['steps']} {sampler}. The Fréchet distance is taken on the features of "
         f"the shipped classifier (no FID), to the 2,000 shipped test images. {record['training_images']} real training "
         f"images have a distance of {record['training_to_test_frechet']:.2f} to them, and the classifier agrees with "
         f"{record['training_label_agreement']:.1%} of their labels.\n\n"
         + table(["guidance scale", "label agreement", "Fréchet distance on classifier features"], rows)
         + origin(record)
     )
+
+
+def _guidance(scale: float) -> str:
+    return f"{scale:g}" if scale > 1 else "none"
 
 
 def paper_tables() -> str:

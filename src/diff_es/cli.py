@@ -244,7 +244,7 @@ def zoo_list(as_json: JsonFlag = False) -> None:
 
 @zoo_app.command("train")
 def zoo_train(
-    name: Annotated[str, typer.Argument(help="fashion-vae, fashion-dit or fashion-classifier.")],
+    name: Annotated[str, typer.Argument(help="A model of `diff-es zoo list`.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for checkpoints and the trained model.")],
     data: Annotated[
         Path, typer.Option(help="Folder with the four Fashion-MNIST files (*.gz); Debian's package puts it here.")

@@ -74,8 +74,8 @@ def _(lab: Lab) -> object:
 @case(
     "a model that is no pipeline",
     REFUSED,
-    "model='…' cannot be loaded as a diffusers pipeline: … Give zoo:NAME (fashion-vae, fashion-dit, "
-    "fashion-classifier), a folder written by save_pretrained, or a Hub id.",
+    "model='…' cannot be loaded as a diffusers pipeline: … Give zoo:NAME (fashion-vae, …), "
+    "a folder written by save_pretrained, or a Hub id.",
 )
 def _(lab: Lab) -> object:
     return lab.refused(model=str(lab.folder))

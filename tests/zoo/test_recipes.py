@@ -1,4 +1,4 @@
-"""The three recipes: what is built, what is minimised, and the verb that runs them."""
+"""The recipes: what is built, what is minimised, and the verb that runs them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, DiTPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline, DiTPipeline
 
 from diff_es import zoo
 from diff_es.errors import ArtifactError, InputError
@@ -24,6 +24,14 @@ LOOP = zoo.LoopConfig(steps=2, batch_size=4, learning_rate=1e-3, warmup_steps=1,
 TINY = {
     "fashion-vae": zoo.VaeRecipe(channels=(8, 8, 8), loop=LOOP),
     "fashion-dit": zoo.DitRecipe(num_layers=1, num_heads=2, head_dim=4, loop=LOOP),
+    "fashion-sdxl": zoo.SdxlRecipe(channels=(16, 32), transformer_layers=1, num_heads=2, loop=LOOP),
+    "fashion-flux": zoo.FluxRecipe(
+        teacher=zoo.TeacherRecipe(
+            size=zoo.FluxSize(double_blocks=1, single_blocks=1, num_heads=2, head_dim=8), loop=LOOP
+        ),
+        pairs=zoo.PairPlan(count=512, steps=1),
+        loop=LOOP,
+    ),
     "fashion-classifier": zoo.ClassifierRecipe(model=ClassifierConfig((4, 4, 4)), loop=replace(LOOP, workers=1)),
 }
 
@@ -50,6 +58,12 @@ def test_training_leaves_a_complete_loadable_model(name, source, tmp_path):
             pipeline = DiTPipeline.from_pretrained(folder)
             pipeline.set_progress_bar_config(disable=True)
             assert pipeline([3], num_inference_steps=2, output_type="np").images.shape == (1, 32, 32, 3)
+        case "fashion-sdxl" | "fashion-flux":
+            pipeline = DiffusionPipeline.from_pretrained(folder)
+            pipeline.set_progress_bar_config(disable=True)
+            size = {"height": 32, "width": 32}  # FluxPipeline has no default of its own
+            images = pipeline(zoo.caption_of(3), num_inference_steps=2, output_type="np", **size).images
+            assert images.shape == (1, 32, 32, 3)
         case _:
             assert read_classifier(folder)(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
     stamp = (tmp_path / "run" / "checkpoint.safetensors").stat().st_mtime_ns

@@ -5,21 +5,24 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
-from diffusers import DiTPipeline
-from diffusers.utils import logging
+from diffusers import DiffusionPipeline, FluxPipeline
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
 
 from diff_es.errors import InputError
 from diff_es.registry import Registry
 from diff_es.zoo.classifier import read_classifier
 from diff_es.zoo.data import CLASS_NAMES
+from diff_es.zoo.flux import with_default_size_
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from diff_es.zoo.classifier import FashionClassifier
+    from diff_es.zoo.stored import Pipeline
 
 _MODELS: Final = Path(__file__).parent / "models"
 
@@ -41,6 +44,8 @@ _CATALOG: Final[Registry[ZooModel]] = Registry("zoo model")
 # The autoencoder is shipped once, as the part of the pipeline that it is.
 _CATALOG.register("fashion-vae", ZooModel("autoencoder", "fashion-dit/vae"))
 _CATALOG.register("fashion-dit", ZooModel("pipeline", "fashion-dit"))
+_CATALOG.register("fashion-sdxl", ZooModel("pipeline", "fashion-sdxl"))
+_CATALOG.register("fashion-flux", ZooModel("pipeline", "fashion-flux"))
 _CATALOG.register("fashion-classifier", ZooModel("classifier", "fashion-classifier"))
 
 
@@ -58,7 +63,7 @@ def path(name: str) -> Path:
     return _MODELS / _CATALOG[name].folder
 
 
-def load_pipeline(name: str, dtype: torch.dtype = torch.float32) -> DiTPipeline:
+def load_pipeline(name: str, dtype: torch.dtype = torch.float32) -> Pipeline:
     """Load a shipped pipeline on the CPU, without a progress bar.
 
     Args:
@@ -71,26 +76,37 @@ def load_pipeline(name: str, dtype: torch.dtype = torch.float32) -> DiTPipeline:
     if _CATALOG[name].kind != "pipeline":
         pipelines = ", ".join(known for known in names() if _CATALOG[known].kind == "pipeline")
         raise InputError(f"name: {name!r} is no pipeline but a part of one ({_CATALOG[name].kind}); try {pipelines}")
-    # JSON turned the labels into strings, which diffusers reads but warns of; here they are numbers again.
-    labels = dict(enumerate(CLASS_NAMES))
-    with _no_progress_bar():
-        pipeline = DiTPipeline.from_pretrained(
-            path(name), dtype=dtype, local_files_only=True, use_safetensors=True, id2label=labels
+    with _no_progress_bars():
+        pipeline: Pipeline = DiffusionPipeline.from_pretrained(
+            path(name), dtype=dtype, local_files_only=True, use_safetensors=True, **_arguments(name)
         )
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return with_default_size_(pipeline) if isinstance(pipeline, FluxPipeline) else pipeline
+
+
+def _arguments(name: str) -> dict[str, Any]:
+    """What a pipeline's files do not say, or not well."""
+    match name:
+        case "fashion-dit":
+            # JSON turned the labels into strings, which diffusers reads but warns of; here they are numbers again.
+            return {"id2label": dict(enumerate(CLASS_NAMES))}
+        case "fashion-sdxl":
+            return {"add_watermarker": False}
+        case _:
+            return {}
 
 
 @contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """Silence the bar that diffusers draws while it loads; a second is too short for one."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+def _no_progress_bars() -> Iterator[None]:
+    """Silence the bars that diffusers and transformers draw while they load; a second is too short for one."""
+    shown = [library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()]
+    for library in shown:
+        library.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
-            logging.enable_progress_bar()
+        for library in shown:
+            library.enable_progress_bar()
 
 
 def load_classifier() -> FashionClassifier:

@@ -22,8 +22,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from diff_es.images import to_tensor
 from diff_es.zoo.data import CLASS_NAMES, full_set
+from diff_es.zoo.diffusion import add_noise, min_snr_error
 from diff_es.zoo.training import LoopConfig, SaveConfig, fit
-from diff_es.zoo.vae import LATENT_CHANNELS, encode
+from diff_es.zoo.vae import LATENT_CHANNELS, LATENT_SIZE, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 NULL_CLASS: Final = 1000
 """Label of "no class"; hard-coded in ``DiTPipeline``."""
-LATENT_SIZE: Final = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,16 +129,10 @@ class NoisePredictionLoss:
     def __call__(self, rows: torch.Tensor, step: int, generator: torch.Generator) -> torch.Tensor:  # noqa: ARG002
         """Return the loss of the latents ``rows`` (B,), a scalar; the same at every step."""
         clean, labels = self._latents[rows], self._labels[rows]
-        timesteps = torch.randint(len(self._alphas), (len(rows),), generator=generator)
-        noise = torch.randn(clean.shape, generator=generator)
+        noised = add_noise(clean, self._alphas, generator)
         dropped = torch.rand(len(rows), generator=generator) < self._recipe.label_dropout
-        alpha = self._alphas[timesteps]
-        signal, sigma = alpha.sqrt().view(-1, 1, 1, 1), (1.0 - alpha).sqrt().view(-1, 1, 1, 1)
-        predicted = self._predict(signal * clean + sigma * noise, timesteps, labels.masked_fill(dropped, NULL_CLASS))
-        snr = alpha / (1.0 - alpha)
-        weight = snr.clamp(max=self._recipe.snr_cap) / snr
-        error = (predicted - noise).square().mean(dim=(1, 2, 3))
-        return torch.mean(weight * error)
+        predicted = self._predict(noised.latents, noised.timesteps, labels.masked_fill(dropped, NULL_CLASS))
+        return min_snr_error(predicted, noised, self._recipe.snr_cap)
 
     def _predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=self._recipe.bfloat16, cache_enabled=False):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final
 
-from diffusers import AutoencoderKL, DiTTransformer2DModel
+from diffusers import AutoencoderKL
 
 from diff_es.artifacts import new_folder
 from diff_es.errors import InputError
@@ -15,20 +15,21 @@ from diff_es.zoo.catalog import path as shipped
 from diff_es.zoo.classifier import save_classifier
 from diff_es.zoo.classifier_training import ClassifierRecipe, train_classifier
 from diff_es.zoo.data import DEFAULT_SOURCE
-from diff_es.zoo.dit import DitRecipe, build_pipeline, train_dit
+from diff_es.zoo.dit import DitRecipe, train_dit
+from diff_es.zoo.flux_training import PAIRS_FOLDER, TEACHER_FOLDER, FluxRecipe, train_flux
+from diff_es.zoo.sdxl import SdxlRecipe
+from diff_es.zoo.sdxl_training import train_sdxl
+from diff_es.zoo.stored import Pipeline, stored, write_pipeline
 from diff_es.zoo.training import CHECKPOINT_NAME, LOG_NAME, SaveConfig
 from diff_es.zoo.vae import VaeRecipe, train_vae
 
-if TYPE_CHECKING:
-    from diffusers import DiTPipeline
-
-M = TypeVar("M", AutoencoderKL, DiTTransformer2DModel)
-
-AnyRecipe = VaeRecipe | DitRecipe | ClassifierRecipe
+AnyRecipe = VaeRecipe | DitRecipe | SdxlRecipe | FluxRecipe | ClassifierRecipe
 
 _RECIPES: Final[Registry[type[AnyRecipe]]] = Registry("zoo model")
 _RECIPES.register("fashion-vae", VaeRecipe)
 _RECIPES.register("fashion-dit", DitRecipe)
+_RECIPES.register("fashion-sdxl", SdxlRecipe)
+_RECIPES.register("fashion-flux", FluxRecipe)
 _RECIPES.register("fashion-classifier", ClassifierRecipe)
 
 _MODEL_FOLDER: Final = "model"
@@ -41,11 +42,12 @@ def train(
     """Train a model of the zoo.
 
     ``output`` receives ``checkpoint.safetensors`` (every three minutes), ``training.jsonl``, for pipelines
-    ``snapshots/step-*`` (every ten minutes, each loadable), and at the end ``model/``.
+    ``snapshots/step-*`` (every ten minutes, each loadable), and at the end ``model/``; for ``fashion-flux`` also
+    ``teacher/`` and ``pairs/``.
 
     Args:
-        name: ``"fashion-vae"``, ``"fashion-dit"`` (on the latents of the shipped autoencoder) or
-            ``"fashion-classifier"``.
+        name: ``"fashion-vae"``, ``"fashion-dit"``, ``"fashion-sdxl"``, ``"fashion-flux"`` (on the latents of the
+            shipped autoencoder) or ``"fashion-classifier"``.
         output: run folder; created if missing.
         data: folder of Fashion-MNIST in the idx format.
         resume: go on from the checkpoint in ``output``; False deletes what an earlier run left there.
@@ -73,23 +75,31 @@ def _clear(output: Path) -> None:
     """Delete what an earlier run wrote, and nothing else that may lie in the folder."""
     for file in (CHECKPOINT_NAME, LOG_NAME):
         (output / file).unlink(missing_ok=True)
-    for folder in (_MODEL_FOLDER, _SNAPSHOT_FOLDER):
+    for folder in (_MODEL_FOLDER, _SNAPSHOT_FOLDER, TEACHER_FOLDER, PAIRS_FOLDER):
         shutil.rmtree(output / folder, ignore_errors=True)
 
 
 def _train(recipe: AnyRecipe, data: Path, save: SaveConfig, model: Path) -> None:
+    snapshots = _Snapshots(save.folder)
     match recipe:
         case VaeRecipe():
             vae = train_vae(recipe, data, save)
             with new_folder(model) as folder:
-                _stored(vae).save_pretrained(folder)
+                stored(vae).save_pretrained(folder)
         case DitRecipe():
-            vae = AutoencoderKL.from_pretrained(shipped("fashion-vae"), local_files_only=True)
-            _write_pipeline(train_dit(recipe, vae, data, save, _Snapshots(save.folder)), model)
+            write_pipeline(train_dit(recipe, _shipped_vae(), data, save, snapshots), model)
+        case SdxlRecipe():
+            write_pipeline(train_sdxl(recipe, _shipped_vae(), data, save, snapshots), model)
+        case FluxRecipe():
+            write_pipeline(train_flux(recipe, _shipped_vae(), data, save, snapshots), model)
         case ClassifierRecipe():
             classifier = train_classifier(recipe, data, save)
             with new_folder(model) as folder:
                 save_classifier(classifier, folder)
+
+
+def _shipped_vae() -> AutoencoderKL:
+    return AutoencoderKL.from_pretrained(shipped("fashion-vae"), local_files_only=True)
 
 
 class _Snapshots:
@@ -98,21 +108,7 @@ class _Snapshots:
     def __init__(self, folder: Path) -> None:
         self._folder = folder / _SNAPSHOT_FOLDER
 
-    def __call__(self, pipeline: DiTPipeline, step: int) -> None:
+    def __call__(self, pipeline: Pipeline, step: int) -> None:
         target = self._folder / f"step-{step}"
         if not target.exists():  # a resumed run may pass a step again
-            _write_pipeline(pipeline, target)
-
-
-def _write_pipeline(pipeline: DiTPipeline, folder: Path) -> None:
-    """Write a pipeline in half precision: half the size, and diffusers computes in float32 unless asked otherwise."""
-    with new_folder(folder) as temporary:
-        build_pipeline(_stored(pipeline.transformer), _stored(pipeline.vae)).save_pretrained(temporary)
-
-
-def _stored(model: M) -> M:
-    """Copy a model into half precision, without the note of the local folder that it may have been loaded from."""
-    config = {key: value for key, value in model.config.items() if not key.startswith("_")}
-    stored: M = type(model).from_config(config)
-    stored.load_state_dict(model.state_dict())
-    return stored.half()
+            write_pipeline(pipeline, target)

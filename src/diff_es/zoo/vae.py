@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LATENT_CHANNELS: Final = 4
+LATENT_SIZE: Final = 8
 _ENCODE_BATCH: Final = 256
 
 
