@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 DEFAULTS: Final = {
     "fashion-dit": SamplerConfig(20, 4.0),
     "fashion-sdxl": SamplerConfig(20, 4.0),
-    "fashion-flux": SamplerConfig(4, 0.0),
+    "fashion-flux": SamplerConfig(4, 0.0, {"max_sequence_length": 16}),
 }
 BATCH = 50
 
@@ -49,7 +49,7 @@ def main() -> None:
     requests = requests_for(pipe, arguments.samples)
     rows = []
     for guidance in arguments.guidance or [default.guidance_scale]:
-        bench = Bench(pipe, SamplerConfig(steps, guidance), judge)
+        bench = Bench(pipe, SamplerConfig(steps, guidance, default.arguments), judge)
         folder = arguments.output / name / f"{arguments.samples} images, {steps} steps, guidance {guidance:g}"
         samples = bench.sample(Contestant("dense", ""), requests, folder, batch_size=BATCH)
         quality = judged(judge, samples.tensor("images"), torch.tensor(requests.labels))

@@ -126,6 +126,8 @@ def _words(annotation: Any) -> str:
         return f"list of {_words(arguments[0])}"
     if origin is Annotated:
         return " ".join([_words(arguments[0]), *map(_bound, arguments[1].metadata)])
+    if origin is dict:
+        return f"mapping of names to {_words(arguments[1])}"
     if origin in (Union, UnionType):
         return " or ".join(map(_words, arguments))
     words = {int: "whole number", float: "number", bool: "`true` or `false`", str: "text", type(None): "nothing"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from diff_es.errors import InputError
 from diff_es.sampling import PromptRequests, Requests, SamplerConfig, class_labels, quiet, sample, seeded
 from support import CLASSES, tiny_pipe
 from text_models import tiny_text_pipe
+from tiny_pipelines import tiny_flux
 
 SAMPLER = SamplerConfig(num_inference_steps=3)
 
@@ -225,3 +227,33 @@ def test_blackened_images_are_refused(text_pipe: StableDiffusionPipeline, monkey
     with pytest.raises(InputError, match=r"blackened 1 of 3 images \(seeds \[12\]\): .*safety_checker=None"):
         sample(text_pipe, PromptRequests.consecutive(PROMPTS, 11), SAMPLER)
     assert sample(text_pipe, PromptRequests(PROMPTS[:1], (11,)), SAMPLER).max() > 0
+
+
+def test_further_arguments_reach_the_pipeline(tmp_path: Path) -> None:
+    """FLUX's longest prompt decides how many text tokens its denoiser sees."""
+    pipe = tiny_flux(tmp_path)
+    seen: list[int] = []
+    hook = pipe.transformer.register_forward_pre_hook(
+        lambda _, __, kwargs: seen.append(kwargs["encoder_hidden_states"].shape[1]), with_kwargs=True
+    )
+    for arguments in ({"max_sequence_length": 5}, {"max_sequence_length": 9}):
+        sample(pipe, PromptRequests(("a boot",), (0,)), SamplerConfig(1, 1.0, arguments))
+    hook.remove()
+    assert seen == [5, 9]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"max_sequence_lenght": 5},
+            r"FluxPipeline takes no 'max_sequence_lenght'.*did you mean 'max_sequence_length'",
+        ),
+        ({"prompt": "a boot"}, "has prompt, which Diff-ES gives itself"),
+    ],
+)
+def test_arguments_that_cannot_be_given_are_refused(
+    arguments: dict[str, int | str], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        sample(tiny_flux(tmp_path), PromptRequests(("a boot",), (0,)), SamplerConfig(1, 1.0, arguments))

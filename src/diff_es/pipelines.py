@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -63,12 +64,21 @@ def load_pipeline(model: str, dtype: str = "float32", device: str = "auto") -> A
     return pipe.to(resolve_device(device))
 
 
-def image_size(pipe: Any) -> int:
-    """Height and width in pixels of what the pipeline makes when nothing else is said.
+def image_size(pipe: Any, arguments: Mapping[str, Any] | None = None) -> int:
+    """Height and width in pixels of what the pipeline makes.
+
+    Args:
+        pipe: The pipeline.
+        arguments: What else its call is given; without `height` and `width` it makes its default size.
 
     Raises:
         InputError: the pipeline does not say, or makes images that are no squares.
     """
+    asked = [(arguments or {}).get(name) for name in ("height", "width")]
+    if asked[0] is not None and asked[0] == asked[1]:
+        return int(asked[0])
+    if asked != [None, None]:
+        raise InputError(f"height={asked[0]}, width={asked[1]} is no square: calibrate with source: sampling.")
     config: Any = denoiser_of(pipe).config
     # FLUX's denoiser takes any size; its pipeline has a default. Other pipelines take it from their denoiser.
     side = getattr(pipe, "default_sample_size", None) or config.get("sample_size")
@@ -80,13 +90,13 @@ def image_size(pipe: Any) -> int:
     return side * _vae_factor(pipe)
 
 
-def latent_shape(pipe: Any) -> tuple[int, int, int]:
+def latent_shape(pipe: Any, arguments: Mapping[str, Any] | None = None) -> tuple[int, int, int]:
     """Channels, height and width of one image's latents.
 
     Raises:
         InputError: see `image_size`.
     """
-    side = image_size(pipe) // _vae_factor(pipe)
+    side = image_size(pipe, arguments) // _vae_factor(pipe)
     return int(pipe.vae.config.latent_channels), side, side
 
 

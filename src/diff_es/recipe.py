@@ -20,6 +20,8 @@ _MAX_BYTES = 2**20
 _RECIPES = Path(__file__).parent / "recipes"
 
 Positive = Annotated[int, Field(ge=1)]
+#: What the call of a pipeline takes.
+Option = bool | int | float | str
 Comparison = Literal["uniform", "three-stage", "searched-uniform"]
 
 
@@ -32,6 +34,9 @@ class SamplerSection(_Section):
 
     steps: Positive = Field(20, description="inference steps of the pipeline's own scheduler")
     guidance_scale: float = Field(4.0, ge=0, description="classifier-free guidance; 1 or less means none")
+    arguments: dict[str, Option] = Field(
+        {}, description="what else the pipeline's call is given: `{height: 512, width: 512, max_sequence_length: 256}`"
+    )
 
 
 class CalibrationSection(_Section):

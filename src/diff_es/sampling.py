@@ -6,19 +6,28 @@ import functools
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
 
 from diff_es.errors import InputError
+from diff_es.registry import suggest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 #: Tells the stream of a sampler's own noise from that of the initial latents of the same seed.
 _STEP_NOISE = 1
+
+
+#: What a recipe or record can hold of a pipeline's argument.
+Option: TypeAlias = bool | int | float | str
+#: Arguments of a pipeline's call that do not belong to a sampler's settings.
+_TAKEN = frozenset(
+    ("prompt", "class_labels", "generator", "latents", "num_inference_steps", "guidance_scale", "output_type")
+)
 
 
 @dataclass(frozen=True)
@@ -28,14 +37,20 @@ class SamplerConfig:
     Attributes:
         num_inference_steps: Steps of the pipeline's own scheduler, at least 1.
         guidance_scale: Classifier-free guidance; 1 or less means none.
+        arguments: What else the pipeline's call is given (height, width, max_sequence_length, …).
     """
 
     num_inference_steps: int = 20
     guidance_scale: float = 4.0
+    arguments: Mapping[str, Option] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.num_inference_steps < 1:
             raise InputError(f"num_inference_steps={self.num_inference_steps} must be at least 1.")
+        if taken := _TAKEN & set(self.arguments):
+            raise InputError(
+                f"arguments={dict(self.arguments)} has {', '.join(sorted(taken))}, which Diff-ES gives itself."
+            )
 
     @property
     def guided(self) -> bool:
@@ -158,12 +173,14 @@ def sample(pipe: Any, requests: ImageRequests, sampler: SamplerConfig) -> Tensor
     """
     arguments = requests.arguments()
     check_requests(pipe, requests)
+    _check_arguments(pipe, sampler)
     generators = [seeded(seed) for seed in requests.seeds]
     with torch.random.fork_rng(), quiet(pipe), _own_step_noise(pipe.scheduler, requests.seeds):
         # For a scheduler of the user's own whose step takes no generator.
         torch.manual_seed(requests.seeds[0])
         output = pipe(
             **arguments,
+            **sampler.arguments,
             generator=generators,
             num_inference_steps=sampler.num_inference_steps,
             guidance_scale=sampler.guidance_scale,
@@ -234,6 +251,13 @@ def check_requests(pipe: Any, requests: ImageRequests) -> None:
         strangers = sorted({label for label in requests.labels if label not in labels})
         if strangers:
             raise InputError(f"class_labels={strangers} are out of range: the model knows 0…{labels[-1]}.")
+
+
+def _check_arguments(pipe: Any, sampler: SamplerConfig) -> None:
+    known = call_parameters(pipe)
+    for name in sampler.arguments:
+        if name not in known:
+            raise InputError(f"sampler.arguments: {type(pipe).__name__} takes no {name!r}: {suggest(name, known)}")
 
 
 def call_parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:

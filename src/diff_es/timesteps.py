@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -14,13 +15,16 @@ from diff_es.sampling import any_requests, call_parameters, quiet
 from diff_es.stages import StagePlan
 
 
-def stage_plan(pipe: Any, num_stages: int, num_inference_steps: int) -> StagePlan:
+def stage_plan(
+    pipe: Any, num_stages: int, num_inference_steps: int, arguments: Mapping[str, Any] | None = None
+) -> StagePlan:
     """Split the steps that a pipeline takes in `num_inference_steps`; the pipeline is not changed.
 
     Args:
         pipe: A diffusers pipeline.
         num_stages: Number of stages, 1 to the number of its steps.
         num_inference_steps: As it is given to the pipeline.
+        arguments: What else the pipeline is given; the size of the image may shift the steps of a flow.
 
     Raises:
         InputError: more stages than steps, a step count that the scheduler refuses, or timesteps that ascend.
@@ -28,7 +32,7 @@ def stage_plan(pipe: Any, num_stages: int, num_inference_steps: int) -> StagePla
     scheduler = pipe.scheduler
     name = type(scheduler).__name__
     try:
-        timesteps = sampler_timesteps(pipe, num_inference_steps)
+        timesteps = sampler_timesteps(pipe, num_inference_steps, arguments)
     except ValueError as error:
         raise InputError(f"{name} refuses num_inference_steps={num_inference_steps}: {error}") from error
     if any(later > earlier for earlier, later in pairwise(timesteps)):
@@ -43,7 +47,9 @@ class _Set(Exception):  # noqa: N818 (ends a call early, no error)
     """Leaves the pipeline when its timesteps are set."""
 
 
-def sampler_timesteps(pipe: Any, num_inference_steps: int) -> tuple[float, ...]:
+def sampler_timesteps(
+    pipe: Any, num_inference_steps: int, arguments: Mapping[str, Any] | None = None
+) -> tuple[float, ...]:
     """Return the timesteps that a pipeline visits, noisiest first, in train units; the pipeline is not changed.
 
     Pipelines of flow models (FLUX) hand their scheduler sigmas of their own, and a shift that depends on the size of
@@ -55,13 +61,13 @@ def sampler_timesteps(pipe: Any, num_inference_steps: int) -> tuple[float, ...]:
     """
     scheduler = copy.deepcopy(pipe.scheduler)
     if "sigmas" in call_parameters(pipe):
-        _rehearse(pipe, scheduler, num_inference_steps)
+        _rehearse(pipe, scheduler, {**(arguments or {}), "num_inference_steps": num_inference_steps})
     else:
         scheduler.set_timesteps(num_inference_steps)
     return tuple(float(timestep) for timestep in scheduler.timesteps)
 
 
-def _rehearse(pipe: Any, scheduler: Any, num_inference_steps: int) -> None:
+def _rehearse(pipe: Any, scheduler: Any, arguments: Mapping[str, Any]) -> None:
     """Call a pipeline until it has set the timesteps of `scheduler`, which stands in for its own meanwhile."""
     own, set_timesteps = pipe.scheduler, scheduler.set_timesteps
 
@@ -75,7 +81,7 @@ def _rehearse(pipe: Any, scheduler: Any, num_inference_steps: int) -> None:
     pipe.scheduler = scheduler
     try:
         with torch.random.fork_rng(), quiet(pipe):
-            pipe(**any_requests(pipe, 1).arguments(), num_inference_steps=num_inference_steps)
+            pipe(**any_requests(pipe, 1).arguments(), **arguments)
     except _Set:
         pipe.maybe_free_model_hooks()
     finally:

@@ -129,7 +129,7 @@ class TrajectoryFitness:
 
 def _check_steps(pipe: Any, plan: StagePlan, sampler: SamplerConfig) -> None:
     """Another sampler or step count would run stages of other lengths than the budget counts."""
-    steps = stage_plan(pipe, plan.num_stages, sampler.num_inference_steps).timesteps
+    steps = stage_plan(pipe, plan.num_stages, sampler.num_inference_steps, sampler.arguments).timesteps
     if steps != plan.timesteps:
         raise InputError(
             f"{type(pipe.scheduler).__name__} with {sampler.num_inference_steps} steps visits other timesteps than "

@@ -92,7 +92,7 @@ def _check_steps(pipe: Any, info: PrunedInfo, sampler: SamplerConfig) -> None:
         InputError: a stage would get no step: its share of the budget would go to other stages, and what was searched
             for would not be what runs.
     """
-    here = stage_plan(pipe, 1, sampler.num_inference_steps).timesteps
+    here = stage_plan(pipe, 1, sampler.num_inference_steps, sampler.arguments).timesteps
     if type(pipe.scheduler).__name__ == info.scheduler and here == info.plan.timesteps:
         return
     then = f"{info.scheduler}, whose {info.sampler.num_inference_steps} steps visit {_few(info.plan.timesteps)}"

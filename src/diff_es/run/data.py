@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,18 +58,19 @@ def check_data(section: CalibrationSection, pipe: Any) -> None:
         )
 
 
-def load_images(section: CalibrationSection, pipe: Any) -> KnownImages:
+def load_images(section: CalibrationSection, pipe: Any, arguments: Mapping[str, Any] | None = None) -> KnownImages:
     """Read as many calibration images as are wanted, with labels or captions, whichever the model takes.
 
     Args:
         section: Its `data`: "zoo:fashion", "hf:NAME", an image folder, or an npz file.
         pipe: Images of folders and data sets are resized to what it makes; others must have that size.
+        arguments: What else the pipeline is given (height, width).
 
     Raises:
         InputError: nothing there, too few, an image or caption that cannot be used, or images of another size.
     """
     check_data(section, pipe)
-    size = image_size(pipe)
+    size = image_size(pipe, arguments)
     images = (_labelled if takes_labels(pipe) else _captioned)(section, size)
     height, width = images.images.shape[1:3]
     if (height, width) != (size, size):

@@ -131,4 +131,4 @@ def _latents(session: Session) -> int:
     section, pipe = session.recipe.calibration, session.pipe
     if section.source == "sampling" or not pruners[session.recipe.pruning.method].needs:
         return 0
-    return 4 * section.samples * math.prod(latent_shape(pipe))
+    return 4 * section.samples * math.prod(latent_shape(pipe, session.sampler.arguments))

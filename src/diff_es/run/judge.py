@@ -219,6 +219,7 @@ def _load_artefact(folder: Path, config: JudgeConfig, protocol: NamedProtocol, r
     sampler = SamplerConfig(
         info.sampler.num_inference_steps if config.steps is None else config.steps,
         info.sampler.guidance_scale if config.guidance_scale is None else config.guidance_scale,
+        info.sampler.arguments,
     )
     pipe = load_pipeline(name, info.fingerprint.dtype, config.device)
     settings = _settings(pipe, sha256(folder / MANIFEST), sampler, protocol.asked_of(pipe, requests))

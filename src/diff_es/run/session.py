@@ -87,12 +87,13 @@ class Session:
     @cached_property
     def plan(self) -> StagePlan:
         """The stages over the sampler's own steps."""
-        return stage_plan(self.pipe, self.recipe.stages, self.recipe.sampler.steps)
+        return stage_plan(self.pipe, self.recipe.stages, self.recipe.sampler.steps, self.recipe.sampler.arguments)
 
     @property
     def sampler(self) -> SamplerConfig:
         """Steps and guidance."""
-        return SamplerConfig(self.recipe.sampler.steps, self.recipe.sampler.guidance_scale)
+        section = self.recipe.sampler
+        return SamplerConfig(section.steps, section.guidance_scale, section.arguments)
 
     @property
     def pruner_config(self) -> BankConfig:
@@ -107,7 +108,7 @@ class Session:
         if section.source == "sampling":
             requests = self.requests(Purpose.CALIBRATION_RUNS, section.samples)
             return SamplingSource(requests, self.sampler, section.batch_size)
-        images = load_images(section, self.pipe)
+        images = load_images(section, self.pipe, self.sampler.arguments)
         latents, shown = stored_latents(self.pipe, images, self.stock / "latents", section.batch_size)
         return DatasetSource(latents, shown, self.sampler, section.batch_size, self.recipe.seed)
 
