@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -165,6 +167,49 @@ def sample(pipe: Any, requests: ImageRequests, sampler: SamplerConfig) -> Tensor
         )
     _refuse_blackened(output, requests.seeds)
     return output.images.float().cpu()  # type: ignore[no-any-return]
+
+
+class _Set(Exception):  # noqa: N818 (ends a call early, no error)
+    """Leaves the pipeline when its timesteps are set."""
+
+
+def sampler_timesteps(pipe: Any, num_inference_steps: int) -> tuple[float, ...]:
+    """Return the timesteps that a pipeline visits, noisiest first, in train units; the pipeline is not changed.
+
+    Pipelines of flow models (FLUX) hand their scheduler sigmas of their own, and a shift that depends on the size of
+    the image, so that the scheduler alone would give other timesteps. A pipeline that may do so is called, and left as
+    soon as the timesteps are set: the text encoders run, the denoiser does not.
+
+    Raises:
+        ValueError: the scheduler refuses the number of steps.
+    """
+    scheduler = copy.deepcopy(pipe.scheduler)
+    if "sigmas" in _parameters(pipe):
+        _rehearse(pipe, scheduler, num_inference_steps)
+    else:
+        scheduler.set_timesteps(num_inference_steps)
+    return tuple(float(timestep) for timestep in scheduler.timesteps)
+
+
+def _rehearse(pipe: Any, scheduler: Any, num_inference_steps: int) -> None:
+    """Call a pipeline until it has set the timesteps of `scheduler`, which stands in for its own meanwhile."""
+    own, set_timesteps = pipe.scheduler, scheduler.set_timesteps
+
+    # Pipelines look at the signature, to see what their scheduler takes.
+    @functools.wraps(set_timesteps)
+    def set_and_leave(*args: Any, **kwargs: Any) -> None:
+        set_timesteps(*args, **kwargs)
+        raise _Set
+
+    scheduler.set_timesteps = set_and_leave
+    pipe.scheduler = scheduler
+    try:
+        with torch.random.fork_rng(), quiet(pipe):
+            pipe(**any_requests(pipe, 1).arguments(), num_inference_steps=num_inference_steps)
+    except _Set:
+        pipe.maybe_free_model_hooks()
+    finally:
+        pipe.scheduler = own
 
 
 def takes_labels(pipe: Any) -> bool:

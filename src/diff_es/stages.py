@@ -7,7 +7,7 @@ empty, so the borders then lie half-way between the neighbouring steps of two st
 
 from __future__ import annotations
 
-import copy
+import pkgutil
 from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,6 +19,8 @@ from diff_es.errors import InputError
 
 #: A timestep that reaches a bfloat16 denoiser is off by up to 2⁻⁸ of its value: 3.9 of 1000.
 _ROUNDING = 4.0
+#: Named, not imported: who has a pipeline has loaded torch; plans and searches do without.
+_SAMPLER_TIMESTEPS = "diff_es.sampling:sampler_timesteps"
 
 
 @dataclass(frozen=True)
@@ -75,18 +77,20 @@ class StagePlan:
 
     @classmethod
     def from_pipeline(cls, pipe: Any, num_stages: int, num_inference_steps: int) -> StagePlan:
-        """Split the steps that `pipe`'s own scheduler takes in `num_inference_steps`; `pipe` is not touched.
+        """Split the steps that `pipe` takes in `num_inference_steps`; `pipe` is not touched.
+
+        A text-to-image pipeline is called for that, up to where its timesteps are set: see
+        `diff_es.sampling.sampler_timesteps`.
 
         Raises:
             InputError: more stages than steps, a step count that the scheduler refuses, or timesteps that ascend.
         """
-        scheduler = copy.deepcopy(pipe.scheduler)
+        scheduler = pipe.scheduler
         try:
-            scheduler.set_timesteps(num_inference_steps)
+            timesteps: tuple[float, ...] = pkgutil.resolve_name(_SAMPLER_TIMESTEPS)(pipe, num_inference_steps)
         except ValueError as error:
             name = type(scheduler).__name__
             raise InputError(f"{name} refuses num_inference_steps={num_inference_steps}: {error}") from error
-        timesteps = tuple(float(t) for t in scheduler.timesteps)
         if any(later > earlier for earlier, later in pairwise(timesteps)):
             raise InputError(
                 f"The timesteps of {type(scheduler).__name__} do not descend ({timesteps[:4]}…); "
