@@ -21,9 +21,9 @@ from diffusers import (
     PixArtTransformer2DModel,
     SanaPipeline,
     SanaTransformer2DModel,
+    SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionXLPipeline,
-    SD3Transformer2DModel,
     UNet2DConditionModel,
 )
 from transformers import (
@@ -82,11 +82,11 @@ def flow(**settings: Any) -> FlowMatchEulerDiscreteScheduler:
     return FlowMatchEulerDiscreteScheduler(**settings)
 
 
-def tiny_sdxl(folder: Path, scheduler: Any = None) -> StableDiffusionXLPipeline:
+def tiny_sdxl(folder: Path, scheduler: Any = None, *, side: int = 16) -> StableDiffusionXLPipeline:
     """A U-Net with three transformer blocks of four heads; two text encoders, image sizes among its conditions."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
-        sample_size=8,
+        sample_size=side // 2,
         block_out_channels=(8, 16),
         layers_per_block=1,
         norm_num_groups=4,

@@ -88,9 +88,13 @@ class StagePlan:
         scheduler = pipe.scheduler
         try:
             timesteps: tuple[float, ...] = pkgutil.resolve_name(_SAMPLER_TIMESTEPS)(pipe, num_inference_steps)
-        except ValueError as error:
+        # Pipelines and schedulers that do not go together say so in all three ways.
+        except (ValueError, TypeError, AssertionError) as error:
             name = type(scheduler).__name__
-            raise InputError(f"{name} refuses num_inference_steps={num_inference_steps}: {error}") from error
+            raise InputError(
+                f"{name} refuses num_inference_steps={num_inference_steps} in {type(pipe).__name__}"
+                f" ({error or 'it says no more'}): choose another number of steps, or another scheduler."
+            ) from error
         if any(later > earlier for earlier, later in pairwise(timesteps)):
             raise InputError(
                 f"The timesteps of {type(scheduler).__name__} do not descend ({timesteps[:4]}…); "

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from diff_es.sampling import ImageRequests, SamplerConfig, sample
 
 if TYPE_CHECKING:
@@ -55,6 +57,17 @@ def run(pipe: Any, requests: ImageRequests, sampler: SamplerConfig, *, decode: b
     return Result(images, captured[0])
 
 
+def _as_denoised(latents: Tensor, config: Any) -> Tensor:
+    """Turn what the VAE decodes into the denoiser's units: diffusers' pipelines do the reverse."""
+    scale = config.get("scaling_factor") or 1.0
+    shift = config.get("shift_factor") or 0.0
+    if not config.get("latents_mean") or not config.get("latents_std"):
+        return (latents - shift) * scale
+    per_channel = (1, -1, *(1,) * (latents.ndim - 2))  # images, or videos
+    mean, std = (torch.tensor(config[name]).view(per_channel) for name in ("latents_mean", "latents_std"))
+    return (latents - mean) * scale / std
+
+
 @contextmanager
 def _capture_latents(pipe: Any, captured: list[Tensor], *, decode: bool) -> Iterator[None]:
     """Take the latents where every latent pipeline passes them on: the VAE's decode."""
@@ -63,8 +76,7 @@ def _capture_latents(pipe: Any, captured: list[Tensor], *, decode: bool) -> Iter
     original = vae.decode
 
     def capture(latents: Tensor, *args: Any, **kwargs: Any) -> Any:
-        shift = vae.config.get("shift_factor") or 0.0
-        captured.append(((latents.detach() - shift) * vae.config.scaling_factor).float().cpu())
+        captured.append(_as_denoised(latents.detach().float().cpu(), vae.config))
         if not decode:
             raise _Stop
         return original(latents, *args, **kwargs)
