@@ -24,7 +24,7 @@ ROWS: tuple[frozenset[str], ...] = tuple(
         "calibration bank",
         "denoisers metrics search zoo",
         "recipe",
-        "images sampling tensors",
+        "images sampling schedulers tensors",
         "stages schedule versions",
         "artifacts registry progress",
         "errors",

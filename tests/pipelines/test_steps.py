@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from itertools import groupby
 from typing import Any
 
@@ -76,6 +77,36 @@ def test_as_many_stages_as_steps(own: TinyPipeline) -> None:
     plan = plan_of(pipe_with(own, own.samplers[0]), STEPS)
     assert plan.steps_per_stage == (1,) * STEPS
     assert [plan.stage_at(timestep) for timestep in plan.timesteps] == [3, 2, 1, 0]
+
+
+def test_a_stop_before_decoding_leaves_the_autoencoder_as_it_was() -> None:
+    """SDXL's pipeline makes it a float32 one for decoding, where it is a float16 one."""
+    (sdxl,) = (own for own in PIPELINES if own.name == "sdxl")
+    pipe = copy.deepcopy(pipe_with(sdxl)).to(torch.float16)
+    latents = run(pipe, requests_of(pipe), settings_of(sdxl), decode=False).latents
+    assert pipe.vae.dtype == torch.float16
+    whole = run(pipe, requests_of(pipe), settings_of(sdxl))
+    assert torch.equal(whole.latents, latents)
+    assert whole.images is not None and whole.images.isfinite().all()
+
+
+def test_latents_are_in_the_denoisers_units() -> None:
+    """Those that the denoiser was last called with come from its own space; one more step leads to the result."""
+    for name in ("sd15", "flux", "sana", "qwen-image", "wan"):
+        (own,) = (own for own in PIPELINES if own.name == name)
+        pipe, final = pipe_with(own, own.samplers[0]), []
+        step = pipe.scheduler.step
+
+        @functools.wraps(step)
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            result = step(*args, **kwargs)  # noqa: B023 (called within this turn)
+            final.append(result[0])  # noqa: B023
+            return result
+
+        pipe.scheduler.step = noted
+        latents = run(pipe, requests_of(pipe), settings_of(own), decode=False).latents
+        del pipe.scheduler.step
+        assert latents.flatten().sort().values == pytest.approx(final[-1].flatten().sort().values, rel=1e-4, abs=1e-4)
 
 
 def test_consecutive_calls_of_one_step_are_two_where_guidance_takes_two_calls() -> None:

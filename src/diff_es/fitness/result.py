@@ -48,12 +48,16 @@ def run(pipe: Any, requests: ImageRequests, sampler: SamplerConfig, *, decode: b
         decode: Whether images are wanted; without them the VAE does not run.
     """
     captured: list[Tensor] = []
+    dtype = pipe.vae.dtype
     with _capture_latents(pipe, captured, decode=decode):
         try:
             images: Tensor | None = sample(pipe, requests, sampler)
         except _Stop:
             pipe.maybe_free_model_hooks()
             images = None
+            # SDXL in half precision makes its VAE a float32 one before decoding, and takes that back afterwards.
+            if pipe.vae.dtype != dtype:
+                pipe.vae.to(dtype)
     return Result(images, captured[0])
 
 

@@ -13,6 +13,7 @@ from diff_es.routing.apply import apply_, check_model
 from diff_es.routing.router import Mode
 from diff_es.sampling import SamplerConfig
 from diff_es.schedule import PruningSchedule
+from diff_es.schedulers import scheduler_facts
 from diff_es.stages import StagePlan
 from diff_es.versions import versions
 
@@ -56,6 +57,7 @@ def save(  # noqa: PLR0913 (facts of the artefact)
         plan=bank.plan,
         schedule=schedule,
         versions=versions(),
+        scheduler_config=scheduler_facts(pipe.scheduler),
     )
     return save_pruned(Path(path), info, bank, spec_of(denoiser).layers(denoiser, blocks=bank.depth))
 
@@ -78,6 +80,7 @@ def load(path: str | Path, pipe: Any, *, mode: Mode = "resident") -> Pruned:
     pruned = Pruned.open(Path(path))
     apply_(pipe, pruned, pruned.info.schedule, mode=mode)
     _warn_of_other_steps(pipe, pruned)
+    _warn_of_other_scheduler(pipe, pruned.info)
     return pruned
 
 
@@ -92,4 +95,18 @@ def _warn_of_other_steps(pipe: Any, pruned: Pruned) -> None:
             "The schedule was searched for %s, whose %d steps visit the timesteps %s…; this pipeline's %s visits %s…. "
             "Images may be worse than at the search.",
             *(info.scheduler, steps, info.plan.timesteps[:3], scheduler, here[:3]),
+        )
+
+
+def _warn_of_other_scheduler(pipe: Any, info: PrunedInfo) -> None:
+    """Say so when the same scheduler would go other ways through the same timesteps."""
+    if type(pipe.scheduler).__name__ != info.scheduler or info.scheduler_config is None:
+        return
+    here, then = scheduler_facts(pipe.scheduler), info.scheduler_config
+    names = [name for name in {**then, **here} if here.get(name) != then.get(name)]
+    differences = [f"{name} was {then.get(name, 'the default')}, is {here.get(name, 'the default')}" for name in names]
+    if differences:
+        _log.warning(
+            "The schedule was searched for %s with other settings than this pipeline's: %s. Images may be worse.",
+            *(info.scheduler, "; ".join(differences)),
         )

@@ -26,7 +26,7 @@ from diff_es.evaluation.protocol import Given
 from diff_es.evaluation.protocols import protocols
 from diff_es.evaluation.quality import Measured
 from diff_es.routing import load
-from diff_es.run.models import image_size, load_pipeline, resolve_device
+from diff_es.run.models import image_size, load_base, load_pipeline, resolve_device
 from diff_es.sampling import ImageRequests, PromptRequests, Requests, SamplerConfig, class_labels
 from diff_es.schedule import Levels
 
@@ -218,7 +218,7 @@ def _load_artefact(folder: Path, config: JudgeConfig, requests: ImageRequests) -
         info.sampler.num_inference_steps if config.steps is None else config.steps,
         info.sampler.guidance_scale if config.guidance_scale is None else config.guidance_scale,
     )
-    pipe = load_pipeline(name, info.fingerprint.dtype, config.device)
+    pipe = load_base(info, config.model, config.device)
     settings = _settings(pipe, sha256(folder / MANIFEST), sampler, requests)
     load(folder, pipe)
     return _Model(pipe, name, sampler, info.schedule.levels, settings)

@@ -11,10 +11,12 @@ from diffusers import DiffusionPipeline
 from diffusers.utils.logging import disable_progress_bar
 
 from diff_es import zoo
+from diff_es.bank import PrunedInfo
 from diff_es.calibration import read_folder, read_npz
 from diff_es.denoisers import denoiser_of
 from diff_es.errors import InputError
 from diff_es.images import LabelledImages
+from diff_es.schedulers import with_recorded_scheduler
 
 _ZOO = "zoo:"
 
@@ -64,6 +66,23 @@ def load_pipeline(model: str, dtype: str = "float32", device: str = "auto") -> A
             f"({', '.join(zoo.names())}), a folder written by save_pretrained, or a Hub id."
         ) from error
     return pipe.to(resolve_device(device))
+
+
+def load_base(info: PrunedInfo, model: str | None, device: str) -> Any:
+    """Load the dense pipeline of an artefact, with the scheduler that its schedule was searched for.
+
+    Args:
+        info: The artefact's manifest.
+        model: Where the dense pipeline is; by default where the artefact says.
+        device: "auto", "cpu", "cuda", …
+
+    Raises:
+        InputError: the model cannot be loaded, or the scheduler does not sample from it.
+    """
+    pipe = load_pipeline(model or info.base_model, info.fingerprint.dtype, device)
+    if info.scheduler_config is None:
+        return pipe
+    return with_recorded_scheduler(pipe, info.scheduler, info.scheduler_config)
 
 
 def load_images(data: str, size: int) -> LabelledImages:

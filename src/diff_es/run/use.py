@@ -13,7 +13,7 @@ from diff_es.errors import ArtifactError
 from diff_es.evaluation import Evaluation, generate
 from diff_es.recipe import Recipe
 from diff_es.routing import load
-from diff_es.run.models import load_pipeline
+from diff_es.run.models import load_base
 from diff_es.sampling import Requests, class_labels
 from diff_es.search import SearchResult
 
@@ -47,7 +47,7 @@ def generate_images(  # noqa: PLR0913 (the options of the command)
         InputError: the dense model cannot be loaded or is another one, or a label is out of range.
     """
     info = Pruned.open(artefact).info
-    pipe = load_pipeline(model or info.base_model, info.fingerprint.dtype, device)
+    pipe = load_base(info, model, device)
     load(artefact, pipe)
     requests = Requests.cycle(tuple(labels or class_labels(pipe)), count, seed)
     images = generate(pipe, requests, info.sampler, batch_size=_BATCH)
