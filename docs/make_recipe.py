@@ -40,6 +40,10 @@ _TAIL = """
 - `pruning.levels`: with H equal to the number of heads every level removes one head; with more levels than heads
   some neighbouring levels remove the same number of heads (`groups_removed` in
   [`schedule.py`](../src/diff_es/schedule.py)). `diff-es inspect MODEL` prints the number of heads.
+- `sampler.scheduler`: fewer steps by a better sampler are the first thing to try, and the schedule must be searched
+  with the sampler that images will be made with. The scheduler is made by diffusers' `from_config` from the pipeline's
+  own and `scheduler_options`; the artefact records it, and `diff-es generate` uses it. Flow models (FLUX, SD3, Sana)
+  need `{prediction_type: flow_prediction, use_flow_sigmas: true}` with schedulers that are not made for them alone.
 - `stages`: at most one per sampler step. Stages with equal numbers of steps meet the budget exactly.
 - `search.sparsity` is a share of the *prunable* MACs. What is not prunable stays; `diff-es inspect` shows how much
   that is. Report and result hold the MACs of the whole denoiser, counted.
@@ -140,7 +144,7 @@ def _default(field: FieldInfo) -> str:
     value = field.default
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
-    if value is None:
+    if value is None or value == "":
         return "nothing"
     return f"`[{', '.join(map(str, value))}]`" if isinstance(value, tuple) else f"`{value}`"
 

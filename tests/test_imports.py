@@ -24,7 +24,7 @@ ROWS: tuple[frozenset[str], ...] = tuple(
         "calibration bank pipelines",
         "denoisers metrics search zoo",
         "recipe timesteps",
-        "images prompts sampling tensors",
+        "images prompts sampling schedulers tensors",
         "stages schedule versions",
         "artifacts registry progress",
         "errors",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from diff_es.errors import InputError
 from diff_es.registry import suggest
@@ -20,7 +20,7 @@ _MAX_BYTES = 2**20
 _RECIPES = Path(__file__).parent / "recipes"
 
 Positive = Annotated[int, Field(ge=1)]
-#: What the call of a pipeline takes.
+#: What the call of a pipeline, or a scheduler, takes.
 Option = bool | int | float | str
 Comparison = Literal["uniform", "three-stage", "searched-uniform"]
 
@@ -37,6 +37,16 @@ class SamplerSection(_Section):
     arguments: dict[str, Option] = Field(
         {}, description="what else the pipeline's call is given: `{height: 512, width: 512, max_sequence_length: 256}`"
     )
+    scheduler: str = Field(
+        "", description="a scheduler of diffusers in place of the pipeline's own: `DPMSolverMultistepScheduler`, …"
+    )
+    scheduler_options: dict[str, Option] = Field({}, description="what differs from the pipeline's own scheduler")
+
+    @model_validator(mode="after")
+    def _options_of_a_scheduler(self) -> SamplerSection:
+        if self.scheduler_options and not self.scheduler:
+            raise ValueError("scheduler_options need sampler.scheduler; name the scheduler that they are for")
+        return self
 
 
 class CalibrationSection(_Section):

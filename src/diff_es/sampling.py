@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 
-from diff_es.errors import InputError
+from diff_es.errors import InputError, UnsupportedModelError
 from diff_es.registry import suggest
 
 if TYPE_CHECKING:
@@ -170,6 +170,7 @@ def sample(pipe: Any, requests: ImageRequests, sampler: SamplerConfig) -> Tensor
     Raises:
         InputError: labels for a text-to-image pipeline or prompts for a class-conditional one, or images that the
             pipeline's safety checker has blackened.
+        UnsupportedModelError: the pipeline makes something else than images.
     """
     arguments = requests.arguments()
     check_requests(pipe, requests)
@@ -185,6 +186,11 @@ def sample(pipe: Any, requests: ImageRequests, sampler: SamplerConfig) -> Tensor
             num_inference_steps=sampler.num_inference_steps,
             guidance_scale=sampler.guidance_scale,
             output_type="pt",
+        )
+    if not hasattr(output, "images"):
+        raise UnsupportedModelError(
+            f"{type(pipe).__name__} makes no images (videos are not measured): give a pipeline whose result has "
+            "`images`, such as a subclass that returns single frames as images."
         )
     _refuse_blackened(output, requests.seeds)
     return output.images.float().cpu()  # type: ignore[no-any-return]

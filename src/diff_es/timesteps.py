@@ -33,8 +33,12 @@ def stage_plan(
     name = type(scheduler).__name__
     try:
         timesteps = sampler_timesteps(pipe, num_inference_steps, arguments)
-    except ValueError as error:
-        raise InputError(f"{name} refuses num_inference_steps={num_inference_steps}: {error}") from error
+    # Pipelines and schedulers that do not go together say so in all three ways.
+    except (ValueError, TypeError, AssertionError) as error:
+        raise InputError(
+            f"{name} refuses num_inference_steps={num_inference_steps} in {type(pipe).__name__}"
+            f" ({error or 'it says no more'}): choose another number of steps, or another scheduler."
+        ) from error
     if any(later > earlier for earlier, later in pairwise(timesteps)):
         raise InputError(
             f"The timesteps of {name} do not descend ({timesteps[:4]}…); stages need a sampler that goes from noise to "

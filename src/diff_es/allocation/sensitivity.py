@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from diff_es.allocation.knapsack import Frontier
-from diff_es.denoisers import count_macs, dense_denoiser_of, num_rows, output_of, spec_of, take_rows
+from diff_es.denoisers import (
+    check_plain_calls,
+    count_macs,
+    dense_denoiser_of,
+    num_rows,
+    output_of,
+    spec_of,
+    take_rows,
+)
 from diff_es.errors import InputError
 from diff_es.progress import track
 from diff_es.routing import Router, check_model
@@ -75,9 +83,11 @@ def measure_sensitivity(pipe: Any, bank: Bank, source: CalibrationSource, sample
 
     Raises:
         InputError: the source has no call in a stage.
+        UnsupportedModelError: the bank belongs to another model, or the denoiser has a cache.
     """
     denoiser = dense_denoiser_of(pipe)
     check_model(denoiser, bank)
+    check_plain_calls(denoiser, "Measuring layer errors")
     router = Router(denoiser, bank, mode="gather")
     highest = bank.num_levels
     levels = (0, highest) if bank.depth else tuple(range(highest + 1))

@@ -41,6 +41,8 @@ class PrunedInfo:
         base_model: How the dense pipeline is loaded: a path, a Hub id, or "zoo:NAME".
         fingerprint: The dense denoiser.
         scheduler: Class of the sampler that the schedule was searched for.
+        scheduler_config: Options of that sampler that are not its defaults; None where the artefact was written before
+            they were kept.
         sampler: Steps and guidance that it was searched for.
         method: The pruner.
         depth: Whether whole blocks are dropped.
@@ -61,6 +63,7 @@ class PrunedInfo:
     schedule: PruningSchedule
     versions: dict[str, str]
     files: tuple[FileEntry, ...] = ()
+    scheduler_config: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,15 @@ from diff_es.calibration.statistics import (
     step_weights,
 )
 from diff_es.calibration.store import STEP_WEIGHTED, CalibrationStats, shard_name
-from diff_es.denoisers import Fingerprint, Layer, denoiser_of, dense_denoiser_of, fingerprint, spec_of
+from diff_es.denoisers import (
+    Fingerprint,
+    Layer,
+    check_plain_calls,
+    denoiser_of,
+    dense_denoiser_of,
+    fingerprint,
+    spec_of,
+)
 from diff_es.errors import InputError
 from diff_es.progress import track
 from diff_es.stages import StagePlan
@@ -83,12 +91,13 @@ def calibrate(
             folder belongs to one source. None keeps them in memory.
 
     Raises:
-        UnsupportedModelError: no spec for the denoiser, or a state that cannot be pruned.
+        UnsupportedModelError: no spec for the denoiser, a state that cannot be pruned, or a cache that is enabled.
         InputError: the folder was made with other settings, the memory limit does not hold even one layer, the
             source has no call in a stage, or it has no targets and "importance" is wanted.
     """
     if not config.collect:
         return CalibrationStats(({},), config.stages.num_stages)
+    check_plain_calls(dense_denoiser_of(pipe), "Calibration")
     if "importance" in config.collect:
         target_source(source)
     if folder:

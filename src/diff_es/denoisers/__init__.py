@@ -18,6 +18,8 @@ from diff_es.denoisers import (
     wan,
     z_image,
 )
+from diff_es.denoisers.accelerators import check_plain_calls as check_plain_calls
+from diff_es.denoisers.accelerators import check_uncompiled as check_uncompiled
 from diff_es.denoisers.calls import Call as Call
 from diff_es.denoisers.calls import each_tensor as each_tensor
 from diff_es.denoisers.calls import num_rows as num_rows
@@ -54,11 +56,17 @@ def denoiser_of(pipe: Any) -> nn.Module:
     """Return the denoiser of a diffusers pipeline, in whatever state it is.
 
     Raises:
-        UnsupportedModelError: the pipeline has none, or one without a spec.
+        UnsupportedModelError: the pipeline has none, one without a spec, or one that torch.compile wraps.
     """
     for name in ("transformer", "unet"):
         denoiser: nn.Module | None = getattr(pipe, name, None)
         if denoiser is not None:
+            if hasattr(denoiser, "_orig_mod"):
+                raise UnsupportedModelError(
+                    f"pipe.{name} is wrapped by torch.compile, and what is routed inside would not be seen: set "
+                    f"pipe.{name} = pipe.{name}._orig_mod, and compile its forward once it is routed, as in "
+                    f"pipe.{name}.forward = torch.compile(pipe.{name}.forward)."
+                )
             spec_of(denoiser)
             return denoiser
     raise UnsupportedModelError(f"{type(pipe).__name__} has no denoiser: neither `transformer` nor `unet`.")

@@ -8,6 +8,7 @@ bitwise equal to a full run.
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -108,6 +109,7 @@ def replayed(
     original = denoiser.forward
     count = CallCount()
 
+    @functools.wraps(original)
     def forward(*args: Any, **kwargs: Any) -> Any:
         stage = plan.stage_at(spec.timestep(denoiser, args, kwargs))
         key = (schedule.layer_levels[stage:], batch, count.run + count.replayed)

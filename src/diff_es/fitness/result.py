@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from diff_es.sampling import ImageRequests, SamplerConfig, sample
 
 if TYPE_CHECKING:
@@ -46,13 +48,28 @@ def run(pipe: Any, requests: ImageRequests, sampler: SamplerConfig, *, decode: b
         decode: Whether images are wanted; without them the VAE does not run.
     """
     captured: list[Tensor] = []
+    dtype = pipe.vae.dtype
     with _capture_latents(pipe, captured, decode=decode):
         try:
             images: Tensor | None = sample(pipe, requests, sampler)
         except _Stop:
             pipe.maybe_free_model_hooks()
             images = None
+            # SDXL in half precision makes its VAE a float32 one before decoding, and takes that back afterwards.
+            if pipe.vae.dtype != dtype:
+                pipe.vae.to(dtype)
     return Result(images, captured[0])
+
+
+def _as_denoised(latents: Tensor, config: Any) -> Tensor:
+    """Turn what the VAE decodes into the denoiser's units: diffusers' pipelines do the reverse."""
+    scale = config.get("scaling_factor") or 1.0
+    shift = config.get("shift_factor") or 0.0
+    if not config.get("latents_mean") or not config.get("latents_std"):
+        return (latents - shift) * scale
+    per_channel = (1, -1, *(1,) * (latents.ndim - 2))  # images, or videos
+    mean, std = (torch.tensor(config[name]).view(per_channel) for name in ("latents_mean", "latents_std"))
+    return (latents - mean) * scale / std
 
 
 @contextmanager
@@ -63,8 +80,7 @@ def _capture_latents(pipe: Any, captured: list[Tensor], *, decode: bool) -> Iter
     original = vae.decode
 
     def capture(latents: Tensor, *args: Any, **kwargs: Any) -> Any:
-        shift = vae.config.get("shift_factor") or 0.0
-        captured.append(((latents.detach() - shift) * vae.config.scaling_factor).float().cpu())
+        captured.append(_as_denoised(latents.detach().float().cpu(), vae.config))
         if not decode:
             raise _Stop
         return original(latents, *args, **kwargs)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from diff_es.denoisers import dense_denoiser_of
+from diff_es.denoisers import check_plain_calls, check_uncompiled, dense_denoiser_of
 from diff_es.errors import InputError
 from diff_es.fitness.replay import CallCount, ReplayStore, replayed
 from diff_es.fitness.result import Result, run
@@ -65,13 +65,15 @@ class TrajectoryFitness:
 
         Raises:
             InputError: unknown metric, or a sampler whose steps are not the plan's.
-            UnsupportedModelError: the bank belongs to another model.
+            UnsupportedModelError: the bank belongs to another model, or the denoiser has a cache or is compiled.
         """
         self.metric = metrics[metric] if isinstance(metric, str) else metric
         self.allocation = allocation
         self._pipe = pipe
         self._denoiser = dense_denoiser_of(pipe)
         check_model(self._denoiser, source)
+        check_plain_calls(self._denoiser, "The fitness")
+        check_uncompiled(self._denoiser, "The fitness")
         self._source = source
         self._sampler = sampler or SamplerConfig(len(source.plan.timesteps))
         _check_steps(pipe, source.plan, self._sampler)

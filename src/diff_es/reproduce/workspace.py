@@ -109,7 +109,7 @@ class Workspace:
 
     def bench(self, recipe: Recipe) -> Bench:
         """Return what runs a recipe's model."""
-        return Bench(self.pipe(recipe), self.session(recipe).sampler, self.judge)
+        return Bench(self.session(recipe).pipe, self.session(recipe).sampler, self.judge)
 
     def effort(self, recipe: Recipe) -> Effort:
         """Return what it took to find a recipe's schedule."""

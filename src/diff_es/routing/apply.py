@@ -36,8 +36,8 @@ def apply_(pipe: Any, source: ThinSource, schedule: PruningSchedule, *, mode: Mo
         InputError: the schedule does not fit the weights.
     """
     denoiser = dense_denoiser_of(pipe)
-    check_model(denoiser, source)
     router = Router(denoiser, source, mode)
+    check_model(denoiser, source)
     router.set_schedule(schedule)
     install_(denoiser, router)
     return router

@@ -14,6 +14,7 @@ from diff_es.routing.apply import apply_, check_model
 from diff_es.routing.router import Mode
 from diff_es.sampling import SamplerConfig
 from diff_es.schedule import PruningSchedule
+from diff_es.schedulers import scheduler_facts
 from diff_es.timesteps import stage_plan
 from diff_es.versions import versions
 
@@ -57,6 +58,7 @@ def save(  # noqa: PLR0913 (facts of the artefact)
         plan=bank.plan,
         schedule=schedule,
         versions=versions(),
+        scheduler_config=scheduler_facts(pipe.scheduler),
     )
     return save_pruned(Path(path), info, bank, spec_of(denoiser).layers(denoiser, blocks=bank.depth))
 
@@ -82,6 +84,7 @@ def load(path: str | Path, pipe: Any, *, mode: Mode = "resident", sampler: Sampl
     check_model(dense_denoiser_of(pipe), pruned)
     _check_steps(pipe, pruned.info, sampler or pruned.info.sampler)
     apply_(pipe, pruned, pruned.info.schedule, mode=mode)
+    _warn_of_other_scheduler(pipe, pruned.info)
     return pruned
 
 
@@ -109,3 +112,17 @@ def _check_steps(pipe: Any, info: PrunedInfo, sampler: SamplerConfig) -> None:
 def _few(timesteps: tuple[float, ...]) -> str:
     """The first timesteps, for people."""
     return ", ".join(f"{timestep:.4g}" for timestep in timesteps[:4]) + ", …" * (len(timesteps) > 4)
+
+
+def _warn_of_other_scheduler(pipe: Any, info: PrunedInfo) -> None:
+    """Say so when the same scheduler would go other ways through the same timesteps."""
+    if type(pipe.scheduler).__name__ != info.scheduler or info.scheduler_config is None:
+        return
+    here, then = scheduler_facts(pipe.scheduler), info.scheduler_config
+    names = [name for name in {**then, **here} if here.get(name) != then.get(name)]
+    differences = [f"{name} was {then.get(name, 'the default')}, is {here.get(name, 'the default')}" for name in names]
+    if differences:
+        _log.warning(
+            "The schedule was searched for %s with other settings than this pipeline's: %s. Images may be worse.",
+            *(info.scheduler, "; ".join(differences)),
+        )

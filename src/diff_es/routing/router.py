@@ -17,6 +17,7 @@ from torch import nn
 
 from diff_es.denoisers import spec_of
 from diff_es.errors import InputError
+from diff_es.routing.accelerators import Accelerators
 from diff_es.routing.slots import Slot, Value, dense_parameters, layer_slots, layer_values
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ class Router:
             source: Gives thin layers.
             mode: Where the stages' weights live.
             cache_bytes: Bytes of thin layers to keep beyond the present schedule (resident mode).
+
+        Raises:
+            UnsupportedModelError: a cache, offload or compilation of the denoiser that does not go with routing.
         """
         self.source = source
         self.mode = mode
@@ -52,6 +56,8 @@ class Router:
         self.spec = spec_of(denoiser)
         self.layers: tuple[Layer, ...] = self.spec.layers(denoiser, blocks=source.depth)
         self._denoiser = denoiser
+        self._accelerators = Accelerators(denoiser, self.spec, self.layers, depth=source.depth)
+        self._accelerators.check()
         self._slots: tuple[tuple[Slot, ...], ...] = tuple(layer_slots(denoiser, layer) for layer in self.layers)
         self._dense: tuple[tuple[Any, ...], ...] = ()
         self._remember_dense()
@@ -84,9 +90,14 @@ class Router:
                     self._values(key)
 
     def on_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Point at the stage of this denoiser call."""
+        """Point at the stage of this denoiser call.
+
+        Raises:
+            UnsupportedModelError: a cache, offload or compilation of the denoiser that cannot go on in this stage.
+        """
         stage = self.source.plan.stage_at(self.spec.timestep(self._denoiser, args, kwargs))
         if stage != self.stage:
+            self._accelerators.begin_stage_(self._planned())
             self.point_at(stage)
 
     def point_at(self, stage: int | None) -> None:
@@ -103,9 +114,12 @@ class Router:
         self._remember_dense()
         self._cache.convert(function)
 
-    def _levels(self, stage: int) -> Levels:
+    def _planned(self) -> PruningSchedule:
         assert self._schedule is not None
-        return self._schedule.layer_levels[stage]
+        return self._schedule
+
+    def _levels(self, stage: int) -> Levels:
+        return self._planned().layer_levels[stage]
 
     def _fill(self, stage: int | None, row: Levels) -> None:
         for index, level in enumerate(row):

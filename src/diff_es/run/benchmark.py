@@ -21,7 +21,7 @@ from diff_es.evaluation import (
 )
 from diff_es.evaluation.latency import BATCH_SIZES
 from diff_es.evaluation.memory import compare_memory
-from diff_es.pipelines import load_pipeline
+from diff_es.run.base import load_base
 from diff_es.run.measure import DENSE
 
 PRUNED = "pruned"
@@ -72,7 +72,7 @@ def benchmark(  # noqa: PLR0913 (the options of the command)
     source = Pruned.open(artefact)
     info = source.info
     name = model or info.base_model
-    pipe = load_pipeline(name, info.fingerprint.dtype, device)
+    pipe = load_base(info, model, device)
     contenders = {DENSE: nullcontext, PRUNED: routing_contender(pipe, source, info.schedule)}
     where = next(denoiser_of(pipe).parameters()).device
     times = measure_batch_sizes(pipe, contenders, info.sampler, batch_sizes=batch_sizes, scopes=scopes, repeats=repeats)

@@ -27,6 +27,7 @@ from diff_es.evaluation.protocols import protocols
 from diff_es.evaluation.quality import Measured
 from diff_es.pipelines import image_size, load_pipeline, resolve_device
 from diff_es.routing import load
+from diff_es.run.base import load_base
 from diff_es.sampling import ImageRequests, PromptRequests, Requests, SamplerConfig, class_labels, takes_labels
 from diff_es.schedule import Levels
 
@@ -221,7 +222,7 @@ def _load_artefact(folder: Path, config: JudgeConfig, protocol: NamedProtocol, r
         info.sampler.guidance_scale if config.guidance_scale is None else config.guidance_scale,
         info.sampler.arguments,
     )
-    pipe = load_pipeline(name, info.fingerprint.dtype, config.device)
+    pipe = load_base(info, config.model, config.device)
     settings = _settings(pipe, sha256(folder / MANIFEST), sampler, protocol.asked_of(pipe, requests))
     load(folder, pipe, sampler=sampler)
     return _Model(pipe, name, sampler, info.schedule.levels, settings)

@@ -94,7 +94,8 @@ def _check_folder(recipe: Recipe, folder: Path, *, resume: bool) -> None:
         if not resume:
             raise InputError(f"output={folder} holds a run already; go on with it by --resume, or choose another.")
         there, here = (dict(_flat(version.model_dump(mode="json"))) for version in (Recipe.read(path), recipe))
-        differences = [f"{key} is {there[key]!r} there, {here[key]!r} here" for key in here if here[key] != there[key]]
+        keys = [key for key in {**there, **here} if here.get(key) != there.get(key)]
+        differences = [f"{key} is {there.get(key)!r} there, {here.get(key)!r} here" for key in keys]
         if differences:
             raise InputError(
                 f"output={folder} was started with another recipe: {'; '.join(differences)}. Resume with {path}, or "

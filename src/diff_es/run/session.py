@@ -32,6 +32,7 @@ from diff_es.run.data import check_data, load_images, stored_latents
 from diff_es.run.requests import PromptList, Purpose, check_prompts, first_seed, read_prompt_list
 from diff_es.sampling import ImageRequests, PromptRequests, Requests, SamplerConfig, class_labels, takes_labels
 from diff_es.schedule import Allocation, PruningSchedule, ScheduleSpace
+from diff_es.schedulers import with_scheduler
 from diff_es.search import EvolutionConfig, Journal, ScheduleSearch, SearchResult, search_with
 from diff_es.stages import StagePlan
 from diff_es.timesteps import stage_plan
@@ -53,7 +54,7 @@ class Session:
         self.folder = folder
         self.stock = stock or folder
         if pipe is not None:
-            self.pipe = pipe
+            self.pipe = self._with_scheduler(pipe)
 
     def check(self) -> None:
         """Find out whether the recipe can be carried out, before anything is computed or written.
@@ -77,7 +78,12 @@ class Session:
     @cached_property
     def pipe(self) -> Any:
         """The dense pipeline."""
-        return load_pipeline(self.recipe.model, self.recipe.dtype, self.recipe.device)
+        return self._with_scheduler(load_pipeline(self.recipe.model, self.recipe.dtype, self.recipe.device))
+
+    def _with_scheduler(self, pipe: Any) -> Any:
+        """Return the pipeline with the scheduler that the recipe names; a given one keeps its own."""
+        section = self.recipe.sampler
+        return with_scheduler(pipe, section.scheduler, section.scheduler_options) if section.scheduler else pipe
 
     @property
     def device(self) -> torch.device:
@@ -255,4 +261,7 @@ class Session:
         probes = self.search_probes()
         if isinstance(probes, PromptRequests):  # a file of prompts may change, labels cannot
             settings += f" {probes.prompts}"
+        sampler = self.recipe.sampler
+        if sampler.scheduler:
+            settings += f" {sampler.scheduler} {sampler.scheduler_options}"
         return hashlib.sha256(info + table + settings.encode()).hexdigest()

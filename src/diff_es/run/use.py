@@ -12,8 +12,8 @@ from diff_es.artifacts import slugs
 from diff_es.bank import Pruned
 from diff_es.errors import ArtifactError, InputError
 from diff_es.evaluation import generate
-from diff_es.pipelines import load_pipeline
 from diff_es.routing import load
+from diff_es.run.base import load_base
 from diff_es.sampling import ImageRequests, PromptRequests, Requests, class_labels, takes_labels
 
 #: Images per run of the pipeline in `generate_images`.
@@ -49,7 +49,7 @@ def generate_images(  # noqa: PLR0913 (the options of the command)
             for prompts or the other way round.
     """
     info = Pruned.open(artefact).info
-    pipe = load_pipeline(model or info.base_model, info.fingerprint.dtype, device)
+    pipe = load_base(info, model, device)
     requests = _requests(pipe, labels, prompts, count, seed)
     load(artefact, pipe)
     images = generate(pipe, requests, info.sampler, batch_size=_BATCH)

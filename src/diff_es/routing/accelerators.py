@@ -1,0 +1,137 @@
+"""Other accelerators on a routed denoiser: what a cache remembers ends with its stage; what cannot work is refused.
+
+Nothing here knows whether the accelerator or the router was there first: all of it is looked at when a stage begins.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from diff_es.denoisers.accelerators import has_compiled_forward, stateful_hooks
+from diff_es.errors import UnsupportedModelError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from diff_es.denoisers import DenoiserSpec, Layer
+    from diff_es.schedule import Levels, PruningSchedule
+
+#: The one cache that may forget at any time: its next call computes everything, and nothing else changes.
+_FORGETFUL = "FBCHeadBlockHook"
+
+
+class Accelerators:
+    """What is on a denoiser besides the router."""
+
+    def __init__(self, denoiser: nn.Module, spec: DenoiserSpec, layers: tuple[Layer, ...], *, depth: bool) -> None:
+        """Note where to look; that is done once, and the looking at every stage.
+
+        Args:
+            denoiser: The model.
+            spec: Its spec.
+            layers: The layers that are pruned.
+            depth: Whether they are whole blocks.
+        """
+        self._denoiser = denoiser
+        self._depth = depth
+        self._modules: tuple[nn.Module, ...] = tuple(denoiser.modules())
+        self._blocks = tuple(
+            (denoiser.get_submodule(block.name), _layers_of(block, layers)) for block in spec.blocks(denoiser)
+        )
+
+    def begin_stage_(self, schedule: PruningSchedule) -> None:
+        """Let diffusers' caches forget what they computed with the weights of the stage before.
+
+        Raises:
+            UnsupportedModelError: see `check`; or the denoiser is compiled, and some stages would not be.
+        """
+        self._check_compiled(schedule)
+        if "_diffusers_hook" not in vars(self._denoiser):
+            return
+        self.check()
+        for module, hook in stateful_hooks(self._modules):
+            context = hook.state_manager.context  # which of the calls of a step this is
+            hook.reset_state(module)
+            hook.state_manager.set_context(context)
+
+    def check(self) -> None:
+        """Check that it goes together with the router.
+
+        Raises:
+            UnsupportedModelError: a cache that cannot begin anew at a stage border, or any on dropped blocks; offload
+                by groups that keeps its own list of the weights; `compile()` of the denoiser itself.
+        """
+        _check_whole(self._denoiser)
+        for _, hook in stateful_hooks(self._modules):
+            _check_cache(hook, depth=self._depth)
+        for module in self._modules:
+            registry = vars(module).get("_diffusers_hook")
+            for hook in () if registry is None else registry.hooks.values():
+                _check_group(hook)
+
+    def _check_compiled(self, schedule: PruningSchedule) -> None:
+        """Each set of shapes is a graph of its own. Beyond its limit torch goes on without compiling, unnoticed."""
+        _check_whole(self._denoiser)
+        needed = len(set(schedule.layer_levels)) if has_compiled_forward(self._denoiser) else 0
+        needed = max(needed, *self._graphs_of_blocks(schedule).values(), 0)
+        # Read only where something is compiled: the module is large.
+        if needed and needed > torch._dynamo.config.recompile_limit:
+            raise UnsupportedModelError(
+                f"The stages need {needed} compiled graphs, and torch keeps {torch._dynamo.config.recompile_limit}: "
+                "the others would silently run without being compiled. Set torch._dynamo.config.recompile_limit = "
+                f"{needed} before the first run."
+            )
+
+    def _graphs_of_blocks(self, schedule: PruningSchedule) -> dict[str, int]:
+        """Graphs per class of compiled blocks: blocks of one class share their code, and so one limit."""
+        shapes: dict[str, set[Levels]] = {}
+        for block, own in self._blocks:
+            if block._compiled_call_impl is not None:
+                found = shapes.setdefault(type(block).__name__, set())
+                found |= {tuple(row[index] for index in own) for row in schedule.layer_levels}
+        return {name: len(found) for name, found in shapes.items()}
+
+
+def _layers_of(block: Layer, layers: tuple[Layer, ...]) -> tuple[int, ...]:
+    """Positions of the layers that lie in a block."""
+    return tuple(i for i, layer in enumerate(layers) if f"{layer.name}.".startswith(f"{block.name}."))
+
+
+def _check_cache(hook: Any, *, depth: bool) -> None:
+    name = type(hook).__name__
+    if name != _FORGETFUL:
+        raise UnsupportedModelError(
+            f"A routed denoiser cannot have the cache of {name}: it counts steps from the start of the run and would "
+            "carry features of one stage's weights into another's. Use FirstBlockCacheConfig, or "
+            "transformer.disable_cache()."
+        )
+    if depth:
+        raise UnsupportedModelError(
+            "First Block Cache needs its first and its last block in every stage, and this schedule drops blocks: call "
+            "transformer.disable_cache(), or use a schedule that prunes heads and channels."
+        )
+
+
+def _check_whole(denoiser: nn.Module) -> None:
+    """Torch does not look for hooks that were registered after it compiled a module."""
+    if denoiser._compiled_call_impl is not None:
+        raise UnsupportedModelError(
+            "denoiser.compile() puts the router into the graph: load the pipeline again and compile the forward alone, "
+            "as in pipe.transformer.forward = torch.compile(pipe.transformer.forward)."
+        )
+
+
+def _check_group(hook: Any) -> None:
+    """Streams and disks are filled from a list of the parameters that were there when offload was enabled."""
+    group = getattr(hook, "group", None)
+    if group is None:
+        return
+    if group.stream is not None or group.offload_to_disk_path is not None:
+        way = "use_stream=True" if group.stream is not None else "offload_to_disk_path"
+        raise UnsupportedModelError(
+            f"A routed denoiser cannot be offloaded by groups with {way}: its weights change from stage to stage, and "
+            "that offload knows only those that were there at first. Call enable_group_offload without it, or "
+            "pipe.enable_model_cpu_offload()."
+        )

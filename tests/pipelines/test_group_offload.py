@@ -1,0 +1,66 @@
+"""Offload by groups of blocks: goes with routing as long as it asks each block for its weights anew."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from diff_es.errors import UnsupportedModelError
+from diff_es.routing import apply_
+from pipelines.prepared import latents_of, mixed, obs_bank, pipe_with, routed_latents
+from pipelines.registry import PIPELINES
+
+FLUX = next(own for own in PIPELINES if own.name == "flux")
+
+
+def offloaded(pipe: Any, **settings: Any) -> None:
+    """The CPU stands for the GPU."""
+    cpu = torch.device("cpu")
+    pipe.transformer.enable_group_offload(onload_device=cpu, offload_device=cpu, **settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"offload_type": "block_level", "num_blocks_per_group": 1}, {"offload_type": "leaf_level"}],
+    ids=["blocks", "leaves"],
+)
+@pytest.mark.parametrize("offload_first", [True, False], ids=["offload first", "routing first"])
+def test_it_changes_nothing(settings: dict[str, Any], offload_first: bool) -> None:
+    pipe, bank = copy.deepcopy(pipe_with(FLUX, FLUX.samplers[0])), obs_bank(FLUX)
+    if offload_first:
+        offloaded(pipe, **settings)
+    apply_(pipe, bank, mixed(bank))
+    if not offload_first:
+        offloaded(pipe, **settings)
+    for _ in range(2):
+        assert torch.equal(latents_of(FLUX, pipe), routed_latents(FLUX))
+
+
+@pytest.mark.parametrize("offload_first", [True, False], ids=["offload first", "routing first"])
+def test_a_disk_that_was_filled_once_is_refused(tmp_path: Path, offload_first: bool) -> None:
+    pipe, bank = copy.deepcopy(pipe_with(FLUX, FLUX.samplers[0])), obs_bank(FLUX)
+    settings = {"offload_type": "block_level", "num_blocks_per_group": 1, "offload_to_disk_path": str(tmp_path)}
+    message = "offload_to_disk_path"
+    if offload_first:
+        offloaded(pipe, **settings)
+        with pytest.raises(UnsupportedModelError, match=message):
+            apply_(pipe, bank, mixed(bank))
+    else:
+        apply_(pipe, bank, mixed(bank))
+        offloaded(pipe, **settings)
+        with pytest.raises(UnsupportedModelError, match=message):
+            latents_of(FLUX, pipe)
+
+
+def test_streams_are_refused() -> None:
+    """They need a GPU: here the group of a real hook is given one afterwards."""
+    pipe, bank = copy.deepcopy(pipe_with(FLUX, FLUX.samplers[0])), obs_bank(FLUX)
+    offloaded(pipe, offload_type="block_level", num_blocks_per_group=1)
+    hooks = pipe.transformer.transformer_blocks[0]._diffusers_hook.hooks
+    next(hook for hook in hooks.values() if hasattr(hook, "group")).group.stream = object()
+    with pytest.raises(UnsupportedModelError, match="use_stream"):
+        apply_(pipe, bank, mixed(bank))

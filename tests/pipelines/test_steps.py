@@ -1,0 +1,115 @@
+"""Stage plans over the steps that a pipeline really takes, and the stage that is routed at each of its calls."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from itertools import groupby
+from typing import Any
+
+import pytest
+import torch
+
+from diff_es.denoisers import denoiser_of, spec_of
+from diff_es.fitness import run
+from diff_es.routing import routed
+from pipelines.prepared import bank_of, pipe_with, plan_of, requests_of, settings_of
+from pipelines.registry import PAIRS, PIPELINES, STAGES, STEPS, TinyPipeline
+from pipelines.samplers import Sampler
+
+every_pair = pytest.mark.parametrize(
+    ("own", "sampler"), PAIRS, ids=[f"{own.name}, {sampler.name}" for own, sampler in PAIRS]
+)
+every_pipeline = pytest.mark.parametrize("own", PIPELINES, ids=lambda own: own.name)
+
+
+def calls_of(own: TinyPipeline, pipe: Any) -> list[tuple[float, int | None]]:
+    """Sample once, routed: timestep and routed stage of each denoiser call."""
+    bank = bank_of(own, plan_of(pipe))
+    denoiser, seen = denoiser_of(pipe), []
+    spec = spec_of(denoiser)
+    with routed(pipe, bank, bank.uniform_allocation().resolve((1, 2, 3))) as router:
+        handle = denoiser.register_forward_pre_hook(
+            lambda module, args, kwargs: seen.append((spec.timestep(module, args, kwargs), router.stage)),
+            with_kwargs=True,
+        )
+        run(pipe, requests_of(pipe), settings_of(own), decode=False)
+        handle.remove()
+    return seen
+
+
+@every_pair
+def test_the_plan_has_the_steps_that_the_pipeline_takes(own: TinyPipeline, sampler: Sampler) -> None:
+    pipe = pipe_with(own, sampler)
+    plan = plan_of(pipe)
+    assert len(plan.timesteps) == sampler.calls(STEPS)
+    assert plan.num_stages == STAGES and min(plan.steps_per_stage) >= 1
+    calls = calls_of(own, pipe)
+    expected = [step for step in range(len(plan.timesteps)) for _ in range(own.calls_per_step)]
+    assert [timestep for timestep, _ in calls] == pytest.approx([plan.timesteps[step] for step in expected], abs=1e-2)
+    assert [stage for _, stage in calls] == [plan.stage_of_step[step] for step in expected]
+
+
+@every_pipeline
+def test_a_pipeline_in_half_precision_routes_by_its_steps(own: TinyPipeline) -> None:
+    """Some round the timestep to the latents' type on its way to the denoiser."""
+    pipe = copy.deepcopy(pipe_with(own, own.samplers[-1])).to(torch.bfloat16)
+    plan = plan_of(pipe)
+    stages = [stage for _, stage in calls_of_half(own, pipe)]
+    assert stages == [stage for stage in plan.stage_of_step for _ in range(own.calls_per_step)]
+
+
+def calls_of_half(own: TinyPipeline, pipe: Any) -> list[tuple[float, int | None]]:
+    """The bank belongs to the float32 model; the model is moved after it was routed."""
+    bank = bank_of(own, plan_of(pipe))
+    seen: list[tuple[float, int | None]] = []
+    denoiser = denoiser_of(pipe).float()
+    with routed(pipe, bank, bank.uniform_allocation().resolve((1, 2, 3))) as router:
+        denoiser.bfloat16()
+        denoiser.register_forward_hook(lambda *_: seen.append((0.0, router.stage)))
+        latents = run(pipe, requests_of(pipe), settings_of(own), decode=False).latents
+    assert latents.isfinite().all()
+    return seen
+
+
+@every_pipeline
+def test_as_many_stages_as_steps(own: TinyPipeline) -> None:
+    plan = plan_of(pipe_with(own, own.samplers[0]), STEPS)
+    assert plan.steps_per_stage == (1,) * STEPS
+    assert [plan.stage_at(timestep) for timestep in plan.timesteps] == [3, 2, 1, 0]
+
+
+def test_a_stop_before_decoding_leaves_the_autoencoder_as_it_was() -> None:
+    """SDXL's pipeline makes it a float32 one for decoding, where it is a float16 one."""
+    (sdxl,) = (own for own in PIPELINES if own.name == "sdxl")
+    pipe = copy.deepcopy(pipe_with(sdxl)).to(torch.float16)
+    latents = run(pipe, requests_of(pipe), settings_of(sdxl), decode=False).latents
+    assert pipe.vae.dtype == torch.float16
+    whole = run(pipe, requests_of(pipe), settings_of(sdxl))
+    assert torch.equal(whole.latents, latents)
+    assert whole.images is not None and whole.images.isfinite().all()
+
+
+def test_latents_are_in_the_denoisers_units() -> None:
+    """Those that the denoiser was last called with come from its own space; one more step leads to the result."""
+    for name in ("sd15", "flux", "sana", "qwen-image", "wan"):
+        (own,) = (own for own in PIPELINES if own.name == name)
+        pipe, final = pipe_with(own, own.samplers[0]), []
+        step = pipe.scheduler.step
+
+        @functools.wraps(step)
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            result = step(*args, **kwargs)  # noqa: B023 (called within this turn)
+            final.append(result[0])  # noqa: B023
+            return result
+
+        pipe.scheduler.step = noted
+        latents = run(pipe, requests_of(pipe), settings_of(own), decode=False).latents
+        del pipe.scheduler.step
+        assert latents.flatten().sort().values == pytest.approx(final[-1].flatten().sort().values, rel=1e-4, abs=1e-4)
+
+
+def test_consecutive_calls_of_one_step_are_two_where_guidance_takes_two_calls() -> None:
+    (lumina,) = (own for own in PIPELINES if own.name == "lumina2")
+    timesteps = [timestep for timestep, _ in calls_of(lumina, pipe_with(lumina, lumina.samplers[0]))]
+    assert [len(list(group)) for _, group in groupby(timesteps)] == [2] * STEPS

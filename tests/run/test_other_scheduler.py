@@ -1,0 +1,97 @@
+"""A recipe with a sampler of its own: searched with it, recorded in the artefact, used again for images."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+from diffusers import DPMSolverMultistepScheduler
+
+from diff_es.bank import Pruned
+from diff_es.errors import InputError
+from diff_es.pipelines import load_base
+from diff_es.recipe import Recipe
+from diff_es.routing import load, remove_
+from diff_es.run import Session, compress, load_pipeline
+from diff_es.schedulers import scheduler_facts
+from diff_es.timesteps import stage_plan
+from run.tiny_run import saved_model, tiny_recipe
+
+DPM = "DPMSolverMultistepScheduler"
+SAMPLER = {"steps": 4, "scheduler": DPM, "scheduler_options": {"use_karras_sigmas": True}}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved_model(tmp_path_factory.getbasetemp())
+
+
+def recipe_of(model: Path) -> Recipe:
+    return tiny_recipe(model, sampler=SAMPLER, search={"algorithm": "uniform", "allocation": "uniform"})
+
+
+@pytest.fixture(scope="module")
+def pruned(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("other-scheduler")
+    Session(recipe_of(model), folder).pruned()
+    return folder / "pruned"
+
+
+def test_the_session_runs_with_it(model: Path, tmp_path: Path) -> None:
+    own = load_pipeline(str(model), device="cpu")
+    for session in (Session(recipe_of(model), tmp_path), Session(recipe_of(model), tmp_path, own)):
+        assert type(session.pipe.scheduler) is DPMSolverMultistepScheduler
+        assert session.pipe.scheduler.config.use_karras_sigmas
+        assert session.plan == stage_plan(session.pipe, 3, 4)
+        assert session.plan.timesteps != stage_plan(own, 3, 4).timesteps
+    assert type(own.scheduler).__name__ == "DDIMScheduler"
+
+
+def test_the_artefact_records_it_and_images_are_made_with_it(model: Path, pruned: Path) -> None:
+    info = Pruned.open(pruned).info
+    assert info.scheduler == DPM and info.scheduler_config["use_karras_sigmas"] is True
+    pipe = load_base(info, None, "cpu")
+    assert type(pipe.scheduler) is DPMSolverMultistepScheduler
+    assert scheduler_facts(pipe.scheduler) == info.scheduler_config
+    assert stage_plan(pipe, 3, 4) == info.plan
+
+
+def test_loading_into_a_pipeline_with_another_one_says_so(
+    pruned: Path, model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    info = Pruned.open(pruned).info
+    pipe = load_base(info, None, "cpu")
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="diff_es"):
+        load(pruned, pipe)
+        assert caplog.records == []
+        remove_(pipe)
+        pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, solver_order=1)
+        load(pruned, pipe)
+        assert "solver_order was the default, is 1" in caplog.text
+        caplog.clear()
+        load(pruned, load_pipeline(str(model), device="cpu"))
+        assert DPM in caplog.text and "DDIMScheduler" in caplog.text
+
+
+def test_going_on_with_other_options_is_refused(model: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(model)
+    (tmp_path / "recipe.yaml").write_text(recipe.dump())
+    other = recipe.changed({"sampler": {"scheduler_options": {"solver_order": 1}}})
+    with pytest.raises(InputError) as caught:
+        compress(other, tmp_path, resume=True)
+    assert "sampler.scheduler_options.use_karras_sigmas is True there, None here" in str(caught.value)
+    assert "sampler.scheduler_options.solver_order is None there, 1 here" in str(caught.value)
+
+
+def test_unknown_names_are_found_before_anything_runs(model: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(model, sampler={"scheduler": "DPMSolverMultistpScheduler"})
+    with pytest.raises(InputError, match=r"sampler\.scheduler='DPMSolverMultistpScheduler'.*did you mean"):
+        compress(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_options_without_a_scheduler_are_refused(model: Path) -> None:
+    with pytest.raises(InputError, match=r"scheduler_options need sampler\.scheduler"):
+        tiny_recipe(model, sampler={"scheduler_options": {"solver_order": 1}})
