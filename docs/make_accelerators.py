@@ -127,7 +127,8 @@ ROWS: tuple[Row, ...] = (
         "works",
         "`pip install 'diff-es[deepcache]'`; enable its helper before or after routing, and copy pipelines before. "
         "Which steps are computed in full depends on their number alone, so a step may take the deep features of the "
-        "stage before: choose an interval that divides the steps of a stage, else the deep layers of some stages never run.",
+        "stage before: choose an interval that divides the steps of a stage, else the deep layers of some stages "
+        "never run.",
         (
             f"{_DEEP}: test_both_orders_give_the_same",
             f"{_DEEP}: test_deep_features_come_from_the_stage_of_the_last_full_step",
