@@ -43,7 +43,7 @@ def measurement(metric: str, value: float, *, higher: bool, interval: tuple[floa
         value=value,
         higher_is_better=higher,
         computed_by="torchmetrics 1.9.0",
-        samples=Samples(16, 1000),
+        samples=Samples(16, 4_001_000_000),
         sampling=SAMPLER,
         device="a CPU",
         weights=DIGEST if metric.startswith("classifier") else "",

@@ -176,7 +176,7 @@ def test_memory_is_shown_where_it_was_measured() -> None:
 def test_every_number_says_what_it_was_measured_by() -> None:
     cells = measurement_grid(two_batches()).rows[0].cells
     assert [cell.text for cell in cells] == ["torchmetrics 1.9.0", "16", "dense", "none"]
-    assert cells[1].details == ("seeds 1000\u2060–\u20601015",)
+    assert cells[1].details == ("seeds 4001000000\u2060–\u20604001000015",)
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.456, "0.46"), (12.34, "12.3"), (1530.4, "1530")])
