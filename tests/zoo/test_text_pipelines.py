@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, FluxPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    StableDiffusionXLPipeline,
+)
 
 from diff_es import zoo
+from diff_es.evaluation.fashion import fashion_judge
+from diff_es.evaluation.images import generate, to_pixels
+from diff_es.evaluation.quality import agreement
+from diff_es.sampling import PromptRequests, SamplerConfig
+from diff_es.zoo.captions import captions_of
 
 CLASSES = {"fashion-sdxl": StableDiffusionXLPipeline, "fashion-flux": FluxPipeline}
 #: How a prompt is drawn in a few steps.
@@ -38,6 +49,12 @@ def test_plain_diffusers_loads_the_same(name, pipeline):
             assert module.dtype == torch.float32
             ours = getattr(pipeline, part).state_dict()
             assert all(torch.equal(ours[key], value) for key, value in module.state_dict().items())
+
+
+def test_the_autoencoder_is_that_of_the_zoo(pipeline):
+    ours, shipped = pipeline.vae, AutoencoderKL.from_pretrained(zoo.path("fashion-vae"))
+    assert all(torch.equal(ours.state_dict()[key], value) for key, value in shipped.state_dict().items())
+    assert ours.config.scaling_factor == shipped.config.scaling_factor
 
 
 def test_most_prompts_are_recognised_at_few_steps(name, pipeline):
@@ -88,3 +105,19 @@ def test_samplers_and_options_are_as_the_cards_say():
     assert flux.scheduler.config.shift == 1.0
     assert not flux.scheduler.config.use_dynamic_shifting
     assert not flux.transformer.config.guidance_embeds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "sampler"),
+    [("fashion-sdxl", SamplerConfig(20, 4.0)), ("fashion-flux", SamplerConfig(4, 0.0))],
+    indirect=["name"],
+)
+def test_five_hundred_samples_agree_with_their_prompts(pipeline, sampler):
+    labels = torch.arange(500) % 10
+    requests = PromptRequests.consecutive(captions_of(labels.tolist()), first_seed=0)
+    images = generate(pipeline, requests, sampler, batch_size=50)
+    judge = fashion_judge()
+    agrees = float(agreement(judge.look(to_pixels(images, requests.seeds)), labels).mean())
+    print(sampler, agrees)
+    assert agrees >= 0.93

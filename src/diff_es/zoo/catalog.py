@@ -41,7 +41,7 @@ class ZooModel:
 
 
 _CATALOG: Final[Registry[ZooModel]] = Registry("zoo model")
-# The autoencoder is shipped once, as the part of the pipeline that it is.
+# The autoencoder is a part of every pipeline; this is the one that the others are copies of.
 _CATALOG.register("fashion-vae", ZooModel("autoencoder", "fashion-dit/vae"))
 _CATALOG.register("fashion-dit", ZooModel("pipeline", "fashion-dit"))
 _CATALOG.register("fashion-sdxl", ZooModel("pipeline", "fashion-sdxl"))

@@ -1,6 +1,6 @@
 """Tokenizers and text encoders of the zoo: real classes of transformers, tiny, with fixed random weights.
 
-Sixty captions need no training of the encoders: random features tell all of them apart, and whatever reads them (cross
+Fifty captions need no training of the encoders: random features tell all of them apart, and whatever reads them (cross
 attention, joint attention, the pooled projection) is trained. Because the encoders are fixed, every caption is encoded
 once. They are stored in float32, because transformers loads them as they are stored, and diffusers the rest as float32.
 """
