@@ -17,10 +17,12 @@ from diff_es import recipe as recipe_module
 from diff_es.baselines import algorithms
 from diff_es.errors import InputError
 from diff_es.pruning import pruners
-from diff_es.recipe import Comparison, Recipe, shipped
+from diff_es.recipe import Comparison, Recipe, setting, shipped
 
 RECIPES = Path(recipe_module.__file__).parent / "recipes"
 SHIPPED = sorted([*RECIPES.glob("*.yaml"), *RECIPES.glob("paper/*.yaml")])
+#: Shipped recipes for a model of one's own.
+PRESETS = ("fast", "balanced", "best")
 COUNTS = st.integers(1, 10**6)
 
 
@@ -100,10 +102,47 @@ def test_what_is_written_reads_back_equal(content: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.relative_to(RECIPES).as_posix())
 def test_shipped_recipes_read_and_name_what_there_is(path: Path) -> None:
-    recipe = Recipe.read(path)
+    recipe = Recipe.read(path, {"model": "zoo:fashion-dit"} if path.stem in PRESETS else None)
     assert recipe.model.startswith("zoo:") or path.parent.name == "paper"
     assert read(recipe.dump()) == recipe
     assert recipe.pruning.method in pruners and recipe.search.algorithm in algorithms
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_says_that_it_wants_a_model(name: str) -> None:
+    with pytest.raises(InputError, match=r"model: is required"):
+        Recipe.read(shipped(name))
+
+
+def test_keys_of_a_file_can_be_replaced() -> None:
+    recipe = Recipe.read(shipped("fast"), {"model": "m", "search.sparsity": 0.4, "sampler.arguments": {"height": 64}})
+    plain = Recipe.read(shipped("fast"), {"model": "m"})
+    assert (recipe.search.sparsity, recipe.sampler.arguments) == (0.4, {"height": 64})
+    assert recipe.search.generations == plain.search.generations == 10
+    assert recipe == plain.changed({"search": {"sparsity": 0.4}, "sampler": {"arguments": {"height": 64}}})
+    with pytest.raises(InputError, match=r"search\.sparsty: unknown key; did you mean 'sparsity'"):
+        Recipe.read(shipped("fast"), {"model": "m", "search.sparsty": 0.4})
+    with pytest.raises(InputError, match=r"stages="):
+        Recipe.read(shipped("fast"), {"model": "m", "stages.x": 1, "stages": "many"})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("stages=4", ("stages", 4)),
+        ("search.sparsity=0.25", ("search.sparsity", 0.25)),
+        ("sampler.arguments={height: 64}", ("sampler.arguments", {"height": 64})),
+        ("prompts=a=b.txt", ("prompts", "a=b.txt")),
+    ],
+)
+def test_settings_are_read_as_yaml(text: str, expected: tuple[str, object]) -> None:
+    assert setting(text) == expected
+
+
+@pytest.mark.parametrize("text", ["stages", "=4", "search..sparsity=1", "1=2", "stages={", "stages=*a", "stages=!!x 1"])
+def test_settings_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match="--set"):
+        setting(text)
 
 
 def test_there_is_a_shipped_recipe() -> None:

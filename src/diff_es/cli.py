@@ -6,6 +6,7 @@ Exit codes: 0 = done, 1 = the input cannot be used, 2 = wrong usage, 130 = inter
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -37,9 +38,16 @@ DeviceOption = Annotated[str, typer.Option(help="auto (CUDA if there is one), cp
 
 
 @app.command()
-def run(
-    recipe: Annotated[Path, typer.Argument(help="A recipe in YAML, or the name of a shipped one (demo).")],
+def run(  # noqa: PLR0913, PLR0917 (each is an option of the command)
+    recipe: Annotated[
+        Path, typer.Argument(help="A recipe in YAML, or the name of a shipped one: demo, fast, balanced, best.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The run directory; new, unless --resume.")],
+    model: Annotated[str | None, typer.Option(help="The model, in place of the recipe's: as for `inspect`.")] = None,
+    prompts: Annotated[str | None, typer.Option(help="File of prompts, in place of the recipe's.")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="Any other key in place of the recipe's: search.sparsity=0.4.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the recipe, estimate time and disk, stop.")] = False,
     as_json: JsonFlag = False,
@@ -47,17 +55,21 @@ def run(
     """Prune a model as a recipe says: calibrate, prune, search, save, measure, report.
 
     Example: diff-es run demo --output runs/demo
+
+    Your own: diff-es run fast --model MODEL --prompts prompts.txt --output runs/fast
     """
     from diff_es import views
-    from diff_es.recipe import Recipe
+    from diff_es.recipe import Recipe, setting
     from diff_es.run import Session, compress, estimate
 
-    parsed = Recipe.read(_shipped(recipe))
+    named = {name: value for name, value in (("model", model), ("prompts", prompts)) if value is not None}
+    parsed = Recipe.read(_shipped(recipe), {**named, **dict(setting(text) for text in changes or [])})
     if dry_run:
         predicted = estimate(Session(parsed, output))
         _show(as_json, views.estimate_json(predicted), lambda: views.estimate_table(predicted))
         return
-    command = f"diff-es run {recipe} --output {output}" + (" --resume" if resume else "")
+    given = [*(f"--{name}={value}" for name, value in named.items()), *(f"--set={text}" for text in changes or [])]
+    command = shlex.join(["diff-es", "run", str(recipe), "--output", str(output), *given, *["--resume"] * resume])
     result = compress(parsed, output, resume=resume, command=command)
     _show(as_json, views.run_json(result), lambda: views.run_table(result))
 
@@ -186,7 +198,7 @@ def bench(  # noqa: PLR0913, PLR0917 (each is an option of the command)
 
 @app.command()
 def reproduce(  # noqa: PLR0913, PLR0917 (each is an option of the command)
-    table: Annotated[str, typer.Argument(help="table1, table3, table5, table6, table10, table11, figure1 or figure4.")],
+    table: Annotated[str, typer.Argument(help="table1 to 6, 8 to 11 (all but 7), figure1 or figure4.")],
     scale: Annotated[str, typer.Option(help="small (the shipped model) or paper (the paper's own).")] = "small",
     output: Annotated[Path, typer.Option("--output", "-o", help="All tables; they share their work there.")] = Path(
         "runs/tables"

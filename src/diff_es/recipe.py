@@ -6,7 +6,7 @@ An unknown key is an error that names the nearest known one; nothing is guessed.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -142,13 +142,19 @@ class Recipe(_Section):
     evaluation: EvaluationSection = EvaluationSection()
 
     @classmethod
-    def read(cls, path: Path) -> Recipe:
+    def read(cls, path: Path, changes: Mapping[str, Any] | None = None) -> Recipe:
         """Read a recipe from YAML.
+
+        Args:
+            path: The file.
+            changes: Dotted key → value, put in the place of what the file says ({"search.sparsity": 0.3}).
 
         Raises:
             InputError: no such file, no YAML, an unknown key or an impossible value; every problem is listed.
         """
         content = read_yaml(path)
+        for key, value in (changes or {}).items():
+            content = _with(content, key.split("."), value)
         return cls.parse(content, str(path))
 
     @classmethod
@@ -236,6 +242,31 @@ def _shipped() -> str:
     """Names of the recipes that come with the package."""
     found = [path for folder in ("", "paper") for path in sorted((_RECIPES / folder).glob("*.yaml"))]
     return ", ".join(path.relative_to(_RECIPES).with_suffix("").as_posix() for path in found)
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """Read "search.sparsity=0.3": a dotted key and a value in YAML.
+
+    Raises:
+        InputError: no key, no equals sign, or a value that is no YAML.
+    """
+    key, sign, value = text.partition("=")
+    if not sign or not all(part.isidentifier() for part in key.split(".")):
+        raise InputError(f"--set {text!r}: give a key of the recipe and a value, such as search.sparsity=0.3.")
+    try:
+        return key, yaml.load(value, _Loader)  # a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"--set {text!r}: the value is no valid YAML: {error}") from error
+
+
+def _with(content: Any, keys: Sequence[str], value: Any) -> Any:
+    """Return nested dictionaries with one value replaced; what is no dictionary is left for the check to refuse."""
+    if not keys:
+        return value
+    if content is not None and not isinstance(content, Mapping):
+        return content
+    own = dict(content or {})
+    return {**own, keys[0]: _with(own.get(keys[0]), keys[1:], value)}
 
 
 def _as_json(content: Any) -> bytes:

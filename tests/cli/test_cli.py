@@ -126,6 +126,19 @@ def test_dry_run(diff_es: Command, finished: Finished, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_a_preset_takes_its_model_and_other_keys_from_the_command_line(
+    diff_es: Command, finished: Finished, tmp_path: Path
+) -> None:
+    own = ("run", "fast", "-o", tmp_path / "run", "--dry-run", "--json")
+    changes = ("--set", "sampler.steps=6", "--set", "search.generations=1", "--set", "pruning.levels=4")
+    few = diff_es(*own, "--model", finished.model, *changes).json
+    more = diff_es(*own, "--model", finished.model, *changes, "--set", "search.generations=3").json
+    assert few["evaluations"] < more["evaluations"]
+    refused = diff_es(*own, "--model", finished.model, "--set", "search.generation=3")
+    assert refused.code == 1 and "did you mean 'generations'" in refused.err
+    assert "model: is required" in diff_es(*own).err
+
+
 def test_run_in_a_pipe_is_quiet_and_its_answer_is_json(finished: Finished, tmp_path: Path) -> None:
     """In a process of its own, resumed so that little is left to do."""
     folder = finished.copy(tmp_path / "run")
