@@ -126,8 +126,9 @@ ROWS: tuple[Row, ...] = (
         "DeepCache on U-Nets",
         "works",
         "`pip install 'diff-es[deepcache]'`; enable its helper before or after routing, and copy pipelines before. "
-        "Which steps are computed in full depends on their number alone, so a step may take the deep features of the stage "
-        "before: choose an interval that divides the steps of a stage, else the deep layers of some stages never run.",
+        "Which steps are computed in full depends on their number alone, so a step may take the deep features of the "
+        "stage before: choose an interval that divides the steps of a stage, else the deep layers of some stages "
+        "never run.",
         (
             f"{_DEEP}: test_both_orders_give_the_same",
             f"{_DEEP}: test_deep_features_come_from_the_stage_of_the_last_full_step",
@@ -195,7 +196,8 @@ computes two of four calls of the deep blocks, as on the dense model. Times on r
 6. Enable First Block Cache or DeepCache.
 7. Compile the forward or the blocks, with `torch._dynamo.config.recompile_limit` at the number of stages or more.
 
-Steps 5 to 7 may come before step 4 as well, where the table does not say otherwise. `remove_(pipe)` undoes step 4 alone.
+Steps 5 to 7 may come before step 4 as well, where the table does not say otherwise. `remove_(pipe)` undoes step 4
+alone.
 
 ## Samplers
 
