@@ -12,7 +12,7 @@ import torch
 
 from diff_es.denoisers import denoiser_of, spec_of
 from diff_es.fitness import run
-from diff_es.routing import routed
+from diff_es.routing import apply_, routed
 from pipelines.prepared import bank_of, pipe_with, plan_of, requests_of, settings_of
 from pipelines.registry import PAIRS, PIPELINES, STAGES, STEPS, TinyPipeline
 from pipelines.samplers import Sampler
@@ -53,23 +53,15 @@ def test_the_plan_has_the_steps_that_the_pipeline_takes(own: TinyPipeline, sampl
 @every_pipeline
 def test_a_pipeline_in_half_precision_routes_by_its_steps(own: TinyPipeline) -> None:
     """Some round the timestep to the latents' type on its way to the denoiser."""
-    pipe = copy.deepcopy(pipe_with(own, own.samplers[-1])).to(torch.bfloat16)
+    pipe = copy.deepcopy(pipe_with(own, own.samplers[-1]))
     plan = plan_of(pipe)
-    stages = [stage for _, stage in calls_of_half(own, pipe)]
+    bank = bank_of(own, plan)
+    stages: list[int | None] = []
+    router = apply_(pipe, bank, bank.uniform_allocation().resolve((1, 2, 3)))
+    pipe.to(torch.bfloat16)
+    denoiser_of(pipe).register_forward_hook(lambda *_: stages.append(router.stage))
+    assert run(pipe, requests_of(pipe), settings_of(own), decode=False).latents.isfinite().all()
     assert stages == [stage for stage in plan.stage_of_step for _ in range(own.calls_per_step)]
-
-
-def calls_of_half(own: TinyPipeline, pipe: Any) -> list[tuple[float, int | None]]:
-    """The bank belongs to the float32 model; the model is moved after it was routed."""
-    bank = bank_of(own, plan_of(pipe))
-    seen: list[tuple[float, int | None]] = []
-    denoiser = denoiser_of(pipe).float()
-    with routed(pipe, bank, bank.uniform_allocation().resolve((1, 2, 3))) as router:
-        denoiser.bfloat16()
-        denoiser.register_forward_hook(lambda *_: seen.append((0.0, router.stage)))
-        latents = run(pipe, requests_of(pipe), settings_of(own), decode=False).latents
-    assert latents.isfinite().all()
-    return seen
 
 
 @every_pipeline
