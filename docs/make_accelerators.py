@@ -165,6 +165,12 @@ ROWS: tuple[Row, ...] = (
         ("denoisers/test_plain_denoisers.py: test_fused_projections_are_refused",),
     ),
     Row(
+        "IP-Adapter",
+        "refused",
+        "Its keys and values have all heads, whatever is pruned. Call `pipe.unload_ip_adapter()`.",
+        ("families/test_refusals.py: test_ip_adapters_are_refused",),
+    ),
+    Row(
         "Quantised linears",
         "refused",
         "Rows and columns of packed weights cannot be cut out. Load the model in half precision instead.",

@@ -27,6 +27,7 @@ from families import (  # noqa: E402
 )
 from families.prepared import layers_of  # noqa: E402
 from families.registry import FAMILIES  # noqa: E402
+from pipelines import registry  # noqa: E402
 
 if TYPE_CHECKING:
     from families.contract import Contract
@@ -52,8 +53,11 @@ _TAIL = """
   a norm runs across all heads, those that are left are scaled otherwise: the thin model equals one that was built with
   fewer heads, OBS solves for the dense model's inputs and is an approximation, and only the thin model shows what a
   removal costs. Sensitivity allocation and search run it.
-- **state**: deep copies, `.to(...)` while routed, model CPU offload and group offload without a stream in either order,
-  a dense state dict, and an artefact that gives the same outputs when loaded.
+- **state**: deep copies, `.to(...)` while routed, a dense state dict, and an artefact that gives the same outputs when
+  loaded.
+- **offload**: model CPU offload, and group offload without a stream, before or after routing.
+- **replay**: with how many samplers a search's replay is shown to change no bit, on tiny pipelines of diffusers.
+- **compile**: whether a compiled forward is shown to have one graph per stage and no more later.
 - **calibration from images**: whether `calibration.source: dataset` knows how to make the denoiser's input from clean
   latents; `source: sampling` works for all.
 
@@ -145,11 +149,28 @@ def _state(family: Family) -> str:
         family,
         test_state.test_copies_of_a_routed_model_are_independent,
         test_state.test_dtype_changes_while_routed_reach_every_stage,
-        test_state.test_model_offload_in_both_orders,
-        test_refusals.test_plain_group_offload_works_in_both_orders,
         test_state.test_the_state_dict_of_a_routed_model_is_the_dense_one,
         test_state.test_an_artefact_saved_and_loaded_gives_the_same_outputs,
     )
+
+
+def _offload(family: Family) -> str:
+    return verdict(
+        family,
+        test_state.test_model_offload_in_both_orders,
+        test_refusals.test_plain_group_offload_works_in_both_orders,
+    )
+
+
+def _replay(family: Family) -> str:
+    """What tests/pipelines shows with real pipelines; it is not run here."""
+    samplers = registry.replays(family.name)
+    return f"[{len(samplers)} samplers](accelerators.md#samplers)" if samplers else "not shown"
+
+
+def _compile(family: Family) -> str:
+    shown = any(own.family == family.name for own in registry.COMPILED)
+    return "[yes](accelerators.md)" if shown else "not shown"
 
 
 def _from_images(family: Family) -> str:
@@ -175,6 +196,9 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column("removing a head", _removal),
     Column("state", _state),
+    Column("offload", _offload),
+    Column("replay", _replay),
+    Column("compile", _compile),
     Column("calibration from images", _from_images),
 )
 
