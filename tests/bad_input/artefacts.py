@@ -63,7 +63,7 @@ def _(lab: Lab) -> None:
 @case(
     "artefact of a newer format",
     NOT_LOADED,
-    "…pruned has format 99; this version reads up to 1: upgrade diff-es.",
+    "…pruned has format 99; this version reads up to 2: upgrade diff-es.",
 )
 def _(lab: Lab) -> None:
     lab.manifest(lambda manifest: manifest.update(format=99, what_is_new=1))

@@ -72,8 +72,8 @@ def _(lab: Lab) -> None:
 @case(
     "activations NaN or infinite",
     "calibration stops and names the layer",
-    "transformer_blocks.1.ff/second_moment got NaN or infinity, so … was not written; check the model's weights and "
-    "inputs, and its dtype (float16 overflows: try bfloat16 or float32).",
+    "transformer_blocks.1.ff.net.2/second_moment got NaN or infinity, so … was not written; check the model's weights "
+    "and inputs, and its dtype (float16 overflows: try bfloat16 or float32).",
 )
 def _(lab: Lab) -> None:
     pipe = tiny_pipe()

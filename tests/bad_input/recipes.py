@@ -8,7 +8,9 @@ from diff_es.recipe import Recipe
 
 
 @case(
-    "recipe: no such file", REFUSED, "recipe=…: no such file; give a YAML file, or the name of a shipped one: demo, …"
+    "recipe: no such file",
+    REFUSED,
+    "recipe=…: no such file; give a YAML file, or the name of a shipped one: balanced, …",
 )
 def _(lab: Lab) -> object:
     return Recipe.read(lab.folder / "nowhere.yaml")

@@ -313,7 +313,7 @@ def test_every_measurement_names_its_seeds(finished: Finished) -> None:
     for row in content["schedules"]:
         for number in row["quality"]:
             assert number["samples"] == {"count": 4, "first_seed": session.evaluation_images().seeds[0]}
-            assert number["sampling"] == {"num_inference_steps": 6, "guidance_scale": 4.0}
+            assert number["sampling"] == {"num_inference_steps": 6, "guidance_scale": 4.0, "arguments": {}}
     assert content["protocol"]["model"] == str(finished.model)
     assert content["protocol"]["name"] == "fidelity" and "classifier" not in content["protocol"]["text"]
     assert replace(session.sampler, guidance_scale=1.0).guided is False and session.sampler.guided

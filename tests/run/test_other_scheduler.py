@@ -10,10 +10,11 @@ from diffusers import DPMSolverMultistepScheduler
 
 from diff_es.bank import Pruned
 from diff_es.errors import InputError
-from diff_es.pipelines import load_base
+from diff_es.pipelines import load_pipeline
 from diff_es.recipe import Recipe
 from diff_es.routing import load, remove_
-from diff_es.run import Session, compress, load_pipeline
+from diff_es.run import Session, compress
+from diff_es.run.base import load_base
 from diff_es.schedulers import scheduler_facts
 from diff_es.timesteps import stage_plan
 from run.tiny_run import saved_model, tiny_recipe
