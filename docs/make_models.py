@@ -71,7 +71,7 @@ Each with an error that tells the way out; the messages are in [bad input](bad-i
 
 | state | way out |
 |---|---|
-| another denoiser class | [add it](../CONTRIBUTING.md#where-to-put-what): a spec file, an entry of the contract suite |
+| another denoiser class | [add it](add-a-model.md): a spec file, an entry of the contract suite |
 | fused q, k, v | `unfuse_qkv_projections()`, or load again |
 | LoRA that is not fused into the weights | `fuse_lora()` and `unload_lora_weights()` first |
 | quantised weights | prune first |

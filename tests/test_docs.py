@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 import diff_es
 from diff_es.baselines import algorithms
 from diff_es.cli import app
+from diff_es.denoisers import spec_of
 from diff_es.evaluation.protocols import protocols
 from diff_es.metrics import metrics
 from diff_es.pruning import pruners
@@ -342,3 +343,18 @@ def test_classes_and_fields_in_the_text_exist(page: Path) -> None:
             assert has(known.get(owner) or documented(owner), field), f"{page.name}: {owner} has no {field!r}."
         elif span in full:
             documented(span)
+
+
+def test_the_tutorial_writes_the_spec_that_is_used() -> None:
+    """Whoever follows the page word for word has the file of the package."""
+    page = ROOT / "docs" / "add-a-model.md"
+    assert blocks(page, "python")[1] == text(ROOT / "src" / "diff_es" / "denoisers" / "pixart.py")
+    entry = blocks(page, "text")[0]
+    assert " ".join(entry.split()) in " ".join(text(ROOT / "tests" / "families" / "registry.py").split())
+
+
+def test_the_tutorial_s_model_is_what_it_says() -> None:
+    namespace: dict[str, Any] = {}
+    exec(compile(blocks(ROOT / "docs" / "add-a-model.md", "python")[0], "add-a-model", "exec"), namespace)
+    layers = spec_of(namespace["model"]).width_layers(namespace["model"])
+    assert [layer.name for layer in layers[:3]] == [f"transformer_blocks.0.{name}" for name in ("attn1", "attn2", "ff")]
