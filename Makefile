@@ -15,7 +15,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,eval,hf]'
 	touch $@
 
-demo: $(INSTALLED)  ## Prune the shipped model, search, compare, report (about 5 minutes on 2 cores)
+demo: $(INSTALLED)  ## Prune the shipped model, search, compare, report (5 to 7 minutes on 2 cores)
 	$(BIN)/diff-es run demo --output runs/demo --resume
 
 test: $(INSTALLED)  ## Run the tests (under 10 minutes on 2 cores)
