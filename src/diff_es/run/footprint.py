@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 #: Bytes that the header of a safetensors file spends on one tensor, about.
 ENTRY = 100
-#: Pruners that keep a compensated weight for every level.
-_COMPENSATED = ("obs", "obs-diff")
+#: Statistics of which calibration keeps whole matrices; a pruner that reads one compensates, at every level.
+_MOMENTS = {"second_moment", "step_weighted_moment"}
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def footprint(  # noqa: PLR0913 (the settings of a run that sizes depend on)
     """
     pruner = pruners[method]
     sets = 1 if shared or pruner.one_set else stages
-    compensated = method in _COMPENSATED
+    compensated = not _MOMENTS.isdisjoint(pruner.needs)
     sizes = _Sizes(denoiser, num_levels, compensated, intercept)
     statistics = [size for layer in layers for size in sizes.statistics(layer, pruner.needs)]
     # A bank of blocks is the order in which they leave, int64, and nothing else.
@@ -95,7 +95,7 @@ class _Sizes:
 
     def statistics(self, layer: Layer, needs: Collection[Statistic]) -> Iterator[int]:
         """What calibration keeps, float32."""
-        if {"second_moment", "step_weighted_moment"} & set(needs):
+        if not _MOMENTS.isdisjoint(needs):
             for columns in (self._weight(path).shape[1] for path in layer.outputs):
                 yield from (4 * columns**2, 4 * columns, 4)
         if "input_norms" in needs:
