@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -72,12 +73,14 @@ _METRICS = {
 
 def columns(result: TableResult) -> tuple[Column, ...]:
     """Return the columns that the rows of a result have values for."""
-    quality = tuple(_quality(own.metric, own.higher_is_better) for own in result.rows[0].quality)
+    quality = tuple(_quality(own.metric, own.higher_is_better, result) for own in result.rows[0].quality)
     return (*quality, _macs(result), *_latency(result), *_effort(result))
 
 
-def _quality(metric: str, higher_is_better: bool) -> Column:
+def _quality(metric: str, higher_is_better: bool, result: TableResult) -> Column:
     title, form, paper = _METRICS.get(metric, (metric, ".4g", ""))
+    if not any(paper in row.paper for row in result.rows):
+        paper = ""
 
     def cell(row: RowResult) -> Cell:
         own = row.measurement(metric)
@@ -135,7 +138,8 @@ def _effort(result: TableResult) -> tuple[Column, ...]:
         return Cell(_mean([own.search_seconds for own in row.searches]), paper=hours * 3600 if hours else None)
 
     def whole(row: RowResult) -> Cell:
-        return Cell(runtime(row) if row.searches else None)
+        seconds = runtime(row) if row.searches else math.nan
+        return Cell(None if math.isnan(seconds) else seconds)  # unknown where the bank was made in several goes
 
     return (
         Column("evaluated", "Schedules evaluated", ".0f", None, "", evaluated),
