@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,11 @@ import pytest
 
 from diff_es.artifacts import held
 from diff_es.errors import InputError
+from diff_es.evaluation import Measurement
 from diff_es.reproduce import Expectation, Reproduced, reproduce, tables
-from diff_es.reproduce.result import TableResult
+from diff_es.reproduce.columns import columns
+from diff_es.reproduce.files import write_files
+from diff_es.reproduce.result import RowResult, TableResult
 from reproduce.tiny_table import TABLE, tiny_judge, tiny_scale
 
 
@@ -80,6 +84,31 @@ def test_claims_are_judged_by_what_was_measured(made: Reproduced) -> None:
     assert runtime.interval is None and runtime.ours[0] < runtime.ours[1] and runtime.verdict == "holds"
     assert memory.ours[0] < memory.ours[1] and memory.verdict == "holds"
     assert all(claim.examination for claim in made.result.claims if claim.verdict != "holds")
+
+
+def test_a_time_that_was_not_measured_is_left_open(made: Reproduced, tmp_path: Path) -> None:
+    rows = tuple(
+        replace(row, searches=tuple(replace(own, bank_seconds=None) for own in row.searches))
+        for row in made.result.rows
+    )
+    write_files(tmp_path, TABLE, replace(made.result, rows=rows))
+    with (tmp_path / "table.csv").open() as file:
+        times = [line["ours"] for line in csv.DictReader(file) if line["metric"] == "runtime_seconds"]
+    assert times == [""] * 4 and "nan" not in (tmp_path / "table.md").read_text()
+
+
+def test_a_heading_names_the_metric_of_the_paper_where_the_paper_has_values(made: Reproduced) -> None:
+    titles = {column.key: column.paper for column in columns(made.result)}
+    assert titles["ssim"] == "" and titles["macs_ratio"] == "MACs"
+    rows = tuple(replace(row, quality=_as_agreement(row)) for row in made.result.rows)
+    with_clip = (replace(rows[0], paper={"CLIP score": 0.3}), *rows[1:])
+    assert "CLIP score" not in [column.paper for column in columns(replace(made.result, rows=rows))]
+    assert "CLIP score" in [column.paper for column in columns(replace(made.result, rows=with_clip))]
+
+
+def _as_agreement(row: RowResult) -> tuple[Measurement, ...]:
+    """The row's first measurement under the name that stands for the paper's CLIP score."""
+    return (replace(row.quality[0], metric="label_agreement"),)
 
 
 def test_the_files_say_what_the_record_says(made: Reproduced) -> None:
