@@ -110,6 +110,14 @@ class EvaluationSection(_Section):
     )
     images: int = Field(256, ge=4, description="images that quality is measured on; no search saw them")
     batch_size: Positive = Field(64, description="images per run of the pipeline")
+    deep_cache: Positive = Field(
+        1, description="U-Nets: DeepCache's interval while pruned models are measured; 1 means no DeepCache"
+    )
+    first_block_cache: float = Field(
+        0.0,
+        ge=0,
+        description="transformers: threshold of First Block Cache while pruned models are measured; 0 means none",
+    )
     latency_batch_sizes: tuple[Positive, ...] = Field((1, 8, 32), min_length=1, description="images per timed run")
     latency_repeats: Positive = Field(20, description="timed runs of each side, alternating")
 

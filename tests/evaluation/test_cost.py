@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,16 +15,16 @@ from torch import nn
 from diff_es.artifacts import read_record, write_record
 from diff_es.bank import Bank
 from diff_es.calibration import record_calls
-from diff_es.denoisers import count_macs
+from diff_es.denoisers import count_macs, macs_by_module
 from diff_es.errors import InputError
-from diff_es.evaluation.cost import Cost, measure_costs, parameters_per_stage, parameters_touched
+from diff_es.evaluation.cost import Cost, count_run, measure_costs
 from diff_es.evaluation.latency import LatencyEntry, LatencyRecord, routing_contender
 from diff_es.evaluation.memory import MemoryRecord
 from diff_es.routing import routed
-from diff_es.sampling import Requests
+from diff_es.sampling import Requests, sample
 from diff_es.schedule import PruningSchedule
 from routing_oracles import pruned_model
-from support import PLAN, SAMPLER, call_at, mixed_levels, tiny_bank, tiny_pipe, tiny_stats
+from support import PLAN, SAMPLER, mixed_levels, tiny_bank, tiny_pipe, tiny_stats
 
 LATENCY = LatencyRecord(10.0, 9.0, 12.0, 20, 3, "CPU", 2)
 
@@ -47,6 +48,10 @@ def parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+def used(pipe: DiTPipeline) -> tuple[int, ...]:
+    return count_run(pipe, PLAN, SAMPLER).parameters_per_stage
+
+
 @pytest.mark.parametrize("method", ["obs", "wanda"])
 def test_a_stage_uses_the_parameters_of_a_physically_smaller_model(
     pipe: DiTPipeline, banks: dict[str, Bank], method: str
@@ -54,10 +59,9 @@ def test_a_stage_uses_the_parameters_of_a_physically_smaller_model(
     bank = banks[method]
     schedule = mixed(bank)
     wanted = tuple(parameters(pruned_model(pipe.transformer, bank, stage, schedule)) for stage in range(3))
-    calls = [(timestep, call_at(int(timestep))) for timestep in PLAN.timesteps]
-    assert parameters_per_stage(pipe.transformer, calls, PLAN) == (parameters(pipe.transformer),) * 3
+    assert used(pipe) == (parameters(pipe.transformer),) * 3
     with routed(pipe, bank, schedule):
-        assert parameters_per_stage(pipe.transformer, calls, PLAN) == wanted
+        assert used(pipe) == wanted
 
 
 def test_a_dropped_block_is_not_used_but_for_what_the_last_layer_borrows(
@@ -67,15 +71,41 @@ def test_a_dropped_block_is_not_used_but_for_what_the_last_layer_borrows(
     blocks = pipe.transformer.transformer_blocks
     dense, embedder = parameters(pipe.transformer), parameters(blocks[0].norm1.emb)
     levels = bank.uniform_allocation().resolve((bank.num_levels, 0, 0))
-    calls = [(timestep, call_at(int(timestep))) for timestep in PLAN.timesteps]
     with routed(pipe, bank, levels):
-        found = parameters_per_stage(pipe.transformer, calls, PLAN)
-    assert found == (dense - sum(map(parameters, blocks)) + embedder, dense, dense)
+        assert used(pipe) == (dense - sum(map(parameters, blocks)) + embedder, dense, dense)
+
+
+def test_what_runs_beside_the_denoiser_is_not_counted(pipe: DiTPipeline) -> None:
+    calls = [call for _, call in record_calls(pipe, Requests((0,), (0,)), SAMPLER)]
+    found = count_run(pipe, PLAN, SAMPLER)
+    assert found.macs == sum(count_macs(pipe.transformer, call) for call in calls), "the VAE decodes too"
+
+
+def test_a_call_that_is_left_out_costs_nothing(pipe: DiTPipeline) -> None:
+    """As under a cache: the second block answers from memory at every second call."""
+    block, remembered = pipe.transformer.transformer_blocks[1], []
+    original, whole = block.forward, count_run(pipe, PLAN, SAMPLER).macs
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if len(remembered) % 2 == 0:
+            remembered.append(original(*args, **kwargs))
+        else:
+            remembered.append(remembered[-1])
+        return remembered[-1]
+
+    block.forward = forward
+    try:
+        left = count_run(pipe, PLAN, SAMPLER).macs
+    finally:
+        del block.forward
+    (_, call), *_ = record_calls(pipe, Requests((0,), (0,)), SAMPLER)
+    one = macs_by_module(pipe.transformer, call)["transformer_blocks.1"]
+    assert whole - left == one * SAMPLER.num_inference_steps // 2
 
 
 def test_a_stage_without_a_call_is_refused(pipe: DiTPipeline) -> None:
-    with pytest.raises(InputError, match=r"none in stages \[0, 1\]"):
-        parameters_per_stage(pipe.transformer, [(830.0, call_at(830))], PLAN)
+    with pytest.raises(InputError, match=r"in stages \[1, 2\]"):
+        count_run(pipe, PLAN, replace(SAMPLER, num_inference_steps=1))
 
 
 def test_costs_of_a_pipelines_models(pipe: DiTPipeline, banks: dict[str, Bank]) -> None:
@@ -94,7 +124,7 @@ def test_costs_of_a_pipelines_models(pipe: DiTPipeline, banks: dict[str, Bank]) 
         models = [pruned_model(pipe.transformer, banks[method], stage, schedule) for stage in range(3)]
         macs = sum(count_macs(models[PLAN.stage_of_step[step]], call) for step, call in enumerate(calls))
         assert (own.macs, own.macs_ratio, own.parameters) == (macs, macs / dense, parameters(pipe.transformer))
-        assert all(used < own.parameters for used in own.parameters_per_stage)
+        assert all(less < own.parameters for less in own.parameters_per_stage)
     assert costs["obs"].latency == (entry,) and costs["wanda"].latency == ()
 
 
@@ -104,11 +134,11 @@ def test_without_the_dense_model_there_is_no_ratio(pipe: DiTPipeline) -> None:
 
 
 def test_counting_changes_nothing(pipe: DiTPipeline) -> None:
-    model = copy.deepcopy(pipe.transformer)
-    with torch.no_grad():
-        before = model(**call_at(166)).sample
-        parameters_touched(model, call_at(166))
-        assert torch.equal(model(**call_at(166)).sample, before)
+    requests = Requests((0, 1), (0, 1))
+    before = sample(pipe, requests, SAMPLER)
+    count_run(pipe, PLAN, SAMPLER)
+    assert torch.equal(sample(pipe, requests, SAMPLER), before)
+    assert not pipe.transformer._forward_hooks and not pipe.transformer._forward_pre_hooks
 
 
 def test_a_cost_survives_the_disk(tmp_path: Path) -> None:

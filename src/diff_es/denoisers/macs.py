@@ -63,7 +63,7 @@ def own_macs(module: nn.Module, call: Mapping[str, Any]) -> dict[str, int]:
         module: The denoiser.
         call: The keyword arguments of one call.
     """
-    counter = FlopCounterMode(display=False, custom_mapping=_attention_formulas())
+    counter = flop_counter()
     ledger = _Ledger(counter)
     with torch.no_grad(), ExitStack() as hooks:
         for path, part in module.named_modules():
@@ -107,17 +107,21 @@ def parameters_used(module: nn.Module, call: Mapping[str, Any]) -> tuple[nn.Para
         module: The denoiser, dense or routed.
         call: The keyword arguments of one call.
     """
-    with torch.no_grad(), _ParameterRecorder() as recorder:
+    with torch.no_grad(), ParameterRecorder() as recorder:
         module(**call)
     return tuple(recorder.seen.values())
 
 
-class _ParameterRecorder(TorchFunctionMode):
-    """Keeps every parameter that is an argument of an operation."""
+class ParameterRecorder(TorchFunctionMode):
+    """Keeps every parameter that is an argument of an operation.
+
+    Attributes:
+        seen: Identity of each parameter → the parameter; another dictionary may be put in its place at any time.
+    """
 
     seen: dict[int, nn.Parameter]
 
-    def __enter__(self) -> _ParameterRecorder:
+    def __enter__(self) -> ParameterRecorder:
         self.seen = {}
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
@@ -152,10 +156,14 @@ def _flat(values: Iterable[Any]) -> Iterator[Any]:
 
 
 def _counted(module: nn.Module, call: Mapping[str, Any]) -> FlopCounterMode:
-    counter = FlopCounterMode(display=False, custom_mapping=_attention_formulas())
-    with torch.no_grad(), counter:
+    with torch.no_grad(), flop_counter() as counter:
         module(**call)
-    return counter
+    return counter  # type: ignore[no-any-return]
+
+
+def flop_counter() -> FlopCounterMode:
+    """Return torch's counter, extended by the attention kernels that it does not know; a MAC is two of its FLOPs."""
+    return FlopCounterMode(display=False, custom_mapping=_attention_formulas())
 
 
 def _attention_formulas() -> dict[Any, Any]:

@@ -6,20 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from diff_es.calibration import record_calls
-from diff_es.denoisers import count_macs, denoiser_of, on_device
-from diff_es.denoisers.macs import parameters_used
+from diff_es.denoisers import denoiser_of, spec_of
+from diff_es.denoisers.macs import ParameterRecorder, flop_counter
 from diff_es.errors import InputError
 from diff_es.evaluation.latency import Contender, LatencyRecord
 from diff_es.evaluation.latency import LatencyEntry as LatencyEntry  # noqa: PLC0414 (part of a cost: offered here)
 from diff_es.evaluation.latency import Scope as Scope  # noqa: PLC0414
 from diff_es.evaluation.memory import MemoryRecord
-from diff_es.sampling import SamplerConfig, any_requests
+from diff_es.sampling import SamplerConfig, any_requests, sample
 
 if TYPE_CHECKING:
     from torch import nn
+    from torch.utils.flop_counter import FlopCounterMode
 
-    from diff_es.denoisers import Call
+    from diff_es.denoisers import DenoiserSpec
     from diff_es.stages import StagePlan
 
 DENSE = "dense"
@@ -33,7 +33,7 @@ class Cost:
         macs: Multiply-adds of all denoiser calls for one image, guidance included.
         macs_ratio: `macs` as a share of the dense model's, in (0, 1].
         parameters: Parameters of the dense denoiser.
-        parameters_per_stage: Parameters that a call uses in each stage, stage 0 first; empty for the dense model.
+        parameters_per_stage: Parameters that calls use in each stage, stage 0 first; empty for the dense model.
         latency: Measured times; dense and schedules alternated within each entry.
         memory: What loading and generating take, in a process of its own; None where it was not measured.
     """
@@ -79,56 +79,81 @@ def measure_costs(
     """
     if DENSE not in contenders:
         raise InputError(f"contenders={sorted(contenders)} needs {DENSE!r}, which the others are compared with.")
-    calls = _calls_of_one_image(pipe, sampler)
     parameters = sum(parameter.numel() for parameter in denoiser_of(pipe).parameters())
-    macs, stages = {}, {}
+    counts = {}
     for name, contender in contenders.items():
         with contender():
-            denoiser = denoiser_of(pipe)
-            macs[name] = sum(count_macs(denoiser, call) for _, call in calls)
-            stages[name] = () if name == DENSE else parameters_per_stage(denoiser, calls, plan)
+            counts[name] = count_run(pipe, plan, sampler)
     return {
         name: Cost(
-            macs=macs[name],
-            macs_ratio=macs[name] / macs[DENSE],
+            macs=count.macs,
+            macs_ratio=count.macs / counts[DENSE].macs,
             parameters=parameters,
-            parameters_per_stage=stages[name],
+            parameters_per_stage=() if name == DENSE else count.parameters_per_stage,
             latency=(latency or {}).get(name, ()),
         )
-        for name in contenders
+        for name, count in counts.items()
     }
 
 
-def parameters_touched(denoiser: nn.Module, call: Mapping[str, Any]) -> int:
-    """Return how many parameters of the denoiser one call uses: dense, less what a router has sliced or dropped.
+@dataclass(frozen=True)
+class RunCount:
+    """What the denoiser calls of one image use.
 
-    A table (of classes, of positions) counts whole, although a call reads a few of its rows.
-
-    Args:
-        denoiser: Dense or routed.
-        call: The keyword arguments of one call.
+    Attributes:
+        macs: Multiply-adds of all calls, guidance included.
+        parameters_per_stage: Parameters that enter an operation in the calls of each stage, stage 0 first. A table
+            (of classes, of positions) counts whole, although a call reads a few of its rows.
     """
-    return sum(parameter.numel() for parameter in parameters_used(denoiser, call))
+
+    macs: int
+    parameters_per_stage: tuple[int, ...]
 
 
-def parameters_per_stage(denoiser: nn.Module, calls: list[tuple[float, Call]], plan: StagePlan) -> tuple[int, ...]:
-    """Return the parameters that a call uses in each stage, stage 0 first.
+def count_run(pipe: Any, plan: StagePlan, sampler: SamplerConfig) -> RunCount:
+    """Sample one image and count what really runs: less what a router has sliced, and what a cache leaves out.
 
     Args:
-        denoiser: Dense or routed.
-        calls: Denoiser calls with their timesteps, at least one in every stage (see `calibration.record_calls`).
+        pipe: The pipeline as it is, dense or routed, with or without a cache.
         plan: The stages.
+        sampler: Steps and guidance, those that the plan was made for.
 
     Raises:
         InputError: a stage without a call.
     """
-    first = {plan.stage_at(timestep): call for timestep, call in reversed(calls)}
-    if missing := sorted(set(range(plan.num_stages)) - set(first)):
-        raise InputError(f"calls has none in stages {missing}; sample with the steps that the plan was made for.")
-    return tuple(parameters_touched(denoiser, first[stage]) for stage in range(plan.num_stages))
+    denoiser = denoiser_of(pipe)
+    with flop_counter() as counter, ParameterRecorder() as recorder:
+        ledger = _Ledger(spec_of(denoiser), plan, counter, recorder)
+        # The first of all hooks: what a router does at a stage border belongs to the call.
+        before = denoiser.register_forward_pre_hook(ledger.enter, with_kwargs=True, prepend=True)
+        after = denoiser.register_forward_hook(ledger.leave)
+        try:
+            sample(pipe, any_requests(pipe, 1), sampler)
+        finally:
+            before.remove()
+            after.remove()
+    if missing := [stage for stage, used in enumerate(ledger.used) if not used]:
+        raise InputError(f"No denoiser call falls in stages {missing}; sample with the steps that the plan is for.")
+    sizes = (sum(parameter.numel() for parameter in used.values()) for used in ledger.used)
+    return RunCount(ledger.flops // 2, tuple(sizes))
 
 
-def _calls_of_one_image(pipe: Any, sampler: SamplerConfig) -> list[tuple[float, Call]]:
-    device = next(denoiser_of(pipe).parameters()).device
-    recorded = record_calls(pipe, any_requests(pipe, 1), sampler)
-    return [(timestep, on_device(call, device)) for timestep, call in recorded]
+class _Ledger:
+    """Books what runs within calls of the denoiser."""
+
+    def __init__(
+        self, spec: DenoiserSpec, plan: StagePlan, counter: FlopCounterMode, recorder: ParameterRecorder
+    ) -> None:
+        self.flops = 0
+        self.used: list[dict[int, nn.Parameter]] = [{} for _ in range(plan.num_stages)]
+        self._spec, self._plan, self._counter, self._recorder = spec, plan, counter, recorder
+        self._before = 0
+
+    def enter(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        stage = self._plan.stage_at(self._spec.timestep(denoiser, args, kwargs))
+        self._recorder.seen = self.used[stage]
+        self._before = self._counter.get_total_flops()
+
+    def leave(self, *_: Any) -> None:
+        self._recorder.seen = {}
+        self.flops += self._counter.get_total_flops() - self._before

@@ -96,7 +96,7 @@ def cost_claim(claim: Claim, result: Mapping[str, RowResult], memory: Mapping[st
     """Compare two rows by what they cost; None where the claim is of another kind.
 
     Latencies come with their spread, which gives a cautious interval: from the 10th percentile of one against the 90th
-    of the other to the reverse. Times of searches and bytes of tensors have none.
+    of the other to the reverse. MACs, times of searches and bytes of tensors have none.
     """
     spread = None
     if claim.metric.startswith(_LATENCY):
@@ -106,6 +106,8 @@ def cost_claim(claim: Claim, result: Mapping[str, RowResult], memory: Mapping[st
         spread = (slow.p10_ms - fast.p90_ms, slow.p90_ms - fast.p10_ms)
     elif claim.metric == "runtime":
         ours = runtime(result[claim.better]), runtime(result[claim.worse])
+    elif claim.metric == "MACs":
+        ours = result[claim.better].cost.macs_ratio, result[claim.worse].cost.macs_ratio
     elif claim.metric == "memory":
         ours = float(memory[claim.better].tensor_bytes), float(memory[claim.worse].tensor_bytes)
     else:
@@ -117,7 +119,7 @@ def cost_claim(claim: Claim, result: Mapping[str, RowResult], memory: Mapping[st
         metric=claim.metric,
         higher_is_better=False,
         ours=ours,
-        paper=claim.paper,
+        paper=paper_values(claim, result),
         interval=spread,
     )
 

@@ -42,7 +42,8 @@ def expect(table: Table, scale: Scale, workspace: Workspace) -> Expectation:
     searches = {workspace.search_folder(recipe): recipe for recipe in recipes}
     banks = {workspace.bank_folder(recipe): recipe for recipe in recipes}
     unsearched = [own for folder, own in searches.items() if not any(folder.glob("search/*/result.json"))]
-    unjudged = [own for folder, own in searches.items() if not (folder / "images" / "quality.json").exists()]
+    images = {workspace.image_folder(recipe): recipe for recipe in recipes}
+    unjudged = [own for folder, own in images.items() if not (folder / "quality.json").exists()]
     unbuilt = [own for folder, own in banks.items() if not (folder / "bank" / "manifest.json").exists()]
     sample = estimate(workspace.session(recipes[0]))
     image = sample.seconds_per_image

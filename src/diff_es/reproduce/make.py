@@ -124,16 +124,31 @@ def _costs(table: Table, made: Sequence[Made], workspace: Workspace) -> dict[str
     path = workspace.folder / "costs" / f"{table.name}.json"
     with held(path.with_suffix(".lock"), wait=True):
         if not path.exists():
-            recipe = made[0].recipes[0]
-            entries, plans = [Contestant(DENSE, "")], {DENSE: workspace.session(recipe).plan}
-            for own in made:
-                session = workspace.session(own.recipes[0])
-                entries.append(Contestant(own.row.name, "", workspace.schedule(own.recipes[0]), session.bank))
-                plans[own.row.name] = session.plan
-            bench = workspace.bench(recipe)
-            measured = bench.costs(tuple(entries), plans, table.latency, _REPEATS, scopes=table.scopes)
-            write_record(path, _Costs(measured))
+            write_record(path, _Costs(_measured_costs(table, made, workspace)))
     return read_record(path, _Costs).costs
+
+
+def _measured_costs(table: Table, made: Sequence[Made], workspace: Workspace) -> dict[str, Cost]:
+    """Rows with another sampler than the first are counted with their own, as a share of the table's dense model."""
+    alike: dict[str, list[Made]] = {}
+    for own in made:
+        alike.setdefault(own.recipes[0].sampler.model_dump_json(), []).append(own)
+    first, *others = (_costs_alike(table, rows, workspace) for rows in alike.values())
+    dense = first[DENSE].macs
+    for costs in others:
+        first |= {name: replace(cost, macs_ratio=cost.macs / dense) for name, cost in costs.items() if name != DENSE}
+    return first
+
+
+def _costs_alike(table: Table, made: Sequence[Made], workspace: Workspace) -> dict[str, Cost]:
+    """Measure rows of one sampler."""
+    recipe = made[0].recipes[0]
+    entries, plans = [Contestant(DENSE, "")], {DENSE: workspace.session(recipe).plan}
+    for own in made:
+        entries.append(workspace.contestant(own.row.name, own.recipes[0]))
+        plans[own.row.name] = workspace.session(own.recipes[0]).plan
+    bench = workspace.bench(recipe)
+    return bench.costs(tuple(entries), plans, table.latency, _REPEATS, scopes=table.scopes)
 
 
 @dataclass(frozen=True)

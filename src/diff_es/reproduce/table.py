@@ -55,8 +55,8 @@ class Claim:
     Attributes:
         better: Name of the better row; "dense" is the dense model, "stitched", "resident" and "gather" are settings.
         worse: Name of the other.
-        metric: By which of the paper's metrics ("FID"), by "latency, batch 8", "runtime" or "memory"; or by "SSIM",
-            which is ours: it is what small searches maximise, and tells schedules apart with few images.
+        metric: By which of the paper's metrics ("FID", "MACs"), by "latency, batch 8", "runtime" or "memory"; or by
+            "SSIM", which is ours: it is what small searches maximise, and tells schedules apart with few images.
         paper: The paper's values of both, where the rows do not hold them.
     """
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from diff_es.artifacts import held, read_record, write_record
 from diff_es.evaluation import Judge, Quality, StoredSamples
+from diff_es.evaluation.caches import Cache, cache_for
 from diff_es.pipelines import load_pipeline
 from diff_es.progress import track
 from diff_es.reproduce.result import Effort
@@ -77,13 +78,19 @@ class Workspace:
         """Return the schedule that a recipe's search has found."""
         return self.session(recipe).schedule(recipe.search.allocation)
 
+    def contestant(self, name: str, recipe: Recipe) -> Contestant:
+        """Return a recipe's schedule, to be measured under the cache that the recipe asks for."""
+        return Contestant(name, "", self.schedule(recipe), self.session(recipe).bank, _cache(recipe))
+
     def search_all(self, recipes: Sequence[Recipe]) -> None:
         """Build the banks of all recipes and run their searches, sharing the work with other processes."""
-        self._share([partial(self._search, recipe) for recipe in self._different(recipes)], "Searching rows")
+        different = {self.search_folder(recipe): recipe for recipe in recipes}
+        self._share([partial(self._search, recipe) for recipe in different.values()], "Searching rows")
 
     def sample_all(self, recipes: Sequence[Recipe]) -> None:
         """Make and assess the images of all recipes' schedules, sharing the work with other processes."""
-        self._share([partial(self._assess, recipe) for recipe in self._different(recipes)], "Measuring rows")
+        different = {self.image_folder(recipe): recipe for recipe in recipes}
+        self._share([partial(self._assess, recipe) for recipe in different.values()], "Measuring rows")
 
     def quality(self, recipe: Recipe) -> Quality:
         """Return the quality of a recipe's schedule, made where it is missing."""
@@ -97,9 +104,7 @@ class Workspace:
 
     def samples(self, recipe: Recipe) -> StoredSamples:
         """Return the images of a recipe's schedule."""
-        session = self.session(recipe)
-        entry = Contestant("row", "", self.schedule(recipe), session.bank)
-        return self._sample(recipe, entry, session.folder / "images")
+        return self._sample(recipe, self.contestant("row", recipe), self.image_folder(recipe))
 
     def dense_samples(self, recipe: Recipe) -> StoredSamples:
         """Return the dense model's images for the same seeds."""
@@ -141,8 +146,10 @@ class Workspace:
         name = f"{recipe.pruning.method}-{recipe.search.sparsity:g}-{recipe.search.algorithm}"
         return self.folder / "searches" / f"{name}-{_digest(content)}"
 
-    def _different(self, recipes: Sequence[Recipe]) -> list[Recipe]:
-        return list({self.search_folder(recipe): recipe for recipe in recipes}.values())
+    def image_folder(self, recipe: Recipe) -> Path:
+        """Where the images of the recipe's schedule lie; caches leave the search as it is."""
+        cache = _cache(recipe)
+        return self.search_folder(recipe) / ("images" if cache is None else f"images, {cache}")
 
     def _search(self, recipe: Recipe) -> bool:
         """Build the bank and run the search; False where another process is at it."""
@@ -176,9 +183,7 @@ class Workspace:
 
     def _sample(self, recipe: Recipe, entry: Contestant, folder: Path) -> StoredSamples:
         session = self.session(recipe)
-        return self.bench(recipe).sample(
-            entry, session.evaluation_images(), folder, session.recipe.evaluation.batch_size
-        )
+        return self.bench(recipe).sample(entry, session.evaluation_images(), folder, recipe.evaluation.batch_size)
 
     def _share(self, jobs: list[Callable[[], bool]], description: str) -> None:
         """Do all jobs, with a progress bar."""
@@ -198,6 +203,10 @@ def _done(jobs: list[Callable[[], bool]]) -> Iterator[None]:
         if len(busy) == len(jobs):
             time.sleep(_POLL)
         jobs = busy
+
+
+def _cache(recipe: Recipe) -> Cache | None:
+    return cache_for(recipe.evaluation.deep_cache, recipe.evaluation.first_block_cache)
 
 
 def _content(recipe: Recipe) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from diff_es.run.session import Session
 from diff_es.run.show import report_content
 
 if TYPE_CHECKING:
+    from diff_es.evaluation.caches import Cache
     from diff_es.search import SearchResult
 
 #: What a search does, in words.
@@ -140,10 +141,13 @@ def _ours(item: Path) -> bool:
 
 
 def _contestants(session: Session) -> tuple[Contestant, ...]:
-    """The dense model, the compared schedules, and the recipe's own at the end."""
+    """The dense model, the compared schedules, and the recipe's own at the end; all but the first under the cache."""
     recipe, space, bank = session.recipe, session.space, session.bank
     uniform = bank.uniform_allocation()
-    entries = [Contestant(DENSE, "The model as it is.")]
+    entries = []
+    if session.cache is not None:
+        nothing = uniform.resolve((0,) * session.plan.num_stages)
+        entries.append(Contestant("unpruned", "The model as it is, unpruned.", nothing, bank))
     for name in recipe.evaluation.compare:
         if name == "uniform":
             schedule = uniform.resolve(space.uniform())
@@ -153,7 +157,14 @@ def _contestants(session: Session) -> tuple[Contestant, ...]:
             entries.append(Contestant(name, "Three hand-made stages, our reading of MosaicDiff.", schedule, bank))
         elif recipe.search.allocation != "uniform":
             entries.append(_searched(session, "uniform"))
-    return (*entries, _searched(session, recipe.search.allocation))
+    entries.append(_searched(session, recipe.search.allocation))
+    return (Contestant(DENSE, "The model as it is."), *(_with_cache(entry, session.cache) for entry in entries))
+
+
+def _with_cache(entry: Contestant, cache: Cache | None) -> Contestant:
+    if cache is None:
+        return entry
+    return replace(entry, description=f"{entry.description} With {cache}.", cache=cache)
 
 
 def _searched(session: Session, allocation: str) -> Contestant:

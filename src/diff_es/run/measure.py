@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ from diff_es.evaluation import (
     routing_contender,
     stored,
 )
+from diff_es.evaluation.caches import Cache
 from diff_es.evaluation.classifier import NAMES
 from diff_es.fitness import run
 from diff_es.sampling import ImageRequests, PromptRequests, Requests, SamplerConfig
@@ -63,12 +64,14 @@ class Contestant:
         description: One sentence: how the schedule came about.
         schedule: What is pruned; None for the dense model.
         bank: Where its weights are; None for the dense model.
+        cache: What else is on the model while it is measured.
     """
 
     name: str
     description: str
     schedule: PruningSchedule | None = None
     bank: Bank | None = None
+    cache: Cache | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class ImageSettings:
     requests: Requests | PromptRequests
     schedule: PruningSchedule | None
     bank: tuple[str, ...]
+    cache: Cache | None = None
 
 
 class Bench:
@@ -106,11 +110,24 @@ class Bench:
 
     def contender(self, entry: Contestant) -> Contender:
         """Return the context in which the pipeline is this contestant."""
-        if entry.schedule is None or entry.bank is None:
-            return nullcontext
         if entry.name not in self._contenders:
-            self._contenders[entry.name] = routing_contender(self.pipe, entry.bank, entry.schedule)
+            self._contenders[entry.name] = self._new_contender(entry)
         return self._contenders[entry.name]
+
+    def _new_contender(self, entry: Contestant) -> Contender:
+        model: Contender = nullcontext
+        if entry.schedule is not None and entry.bank is not None:
+            model = routing_contender(self.pipe, entry.bank, entry.schedule)
+        if entry.cache is None:
+            return model
+        cache = entry.cache
+
+        @contextmanager
+        def cached() -> Iterator[None]:
+            with model(), cache.enabled(self.pipe):
+                yield
+
+        return cached
 
     def sample(self, entry: Contestant, requests: ImageRequests, folder: Path, batch_size: int) -> StoredSamples:
         """Return images and latents of a contestant; those that the folder holds already are not made again."""
@@ -121,6 +138,7 @@ class Bench:
             requests=requests,
             schedule=entry.schedule,
             bank=tuple(file.sha256 for file in entry.bank.info.files) if entry.bank else (),
+            cache=entry.cache,
         )
         with self.contender(entry)():
             return stored(folder, requests, self._produce, settings=settings, chunk=CHUNK, batch_size=batch_size)
@@ -212,7 +230,10 @@ def evaluate(session: Session, bench: Bench, contestants: tuple[Contestant, ...]
     samples = evaluation_samples(session, bench, contestants)
     quality = {name: bench.assess(own, samples[DENSE], requests) for name, own in samples.items()}
     plans = {entry.name: session.plan for entry in contestants}
-    costs = bench.costs(contestants, plans, section.latency_batch_sizes, section.latency_repeats)
+    # A cached call depends on those before it, so that it has no time of its own.
+    cached = any(entry.cache is not None for entry in contestants)
+    scopes: tuple[Scope, ...] = ("pipeline",) if cached else ("denoiser", "pipeline")
+    costs = bench.costs(contestants, plans, section.latency_batch_sizes, section.latency_repeats, scopes=scopes)
     rows = tuple(
         ScheduleEvaluation(
             name=entry.name,

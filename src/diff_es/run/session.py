@@ -22,6 +22,7 @@ from diff_es.baselines import SearchSettings, algorithms, journal_header, settin
 from diff_es.calibration import CalibrationConfig, CalibrationSource, DatasetSource, SamplingSource, calibrate
 from diff_es.denoisers import denoiser_of, dense_denoiser_of
 from diff_es.errors import InputError
+from diff_es.evaluation.caches import Cache, cache_for
 from diff_es.fitness import TrajectoryFitness
 from diff_es.metrics import metrics
 from diff_es.pipelines import load_pipeline
@@ -61,7 +62,8 @@ class Session:
 
         Raises:
             InputError: unknown pruner or metric, a model that cannot be pruned, more stages than steps, a budget that
-                no schedule meets, or prompts that are missing, too few, or for a class-conditional model.
+                no schedule meets, prompts that are missing, too few, or for a class-conditional model, or a cache that
+                the model cannot have.
         """
         search = self.recipe.search
         _ = self.pruner_config, metrics[search.metric], self.evolution, algorithms[search.algorithm]
@@ -74,6 +76,8 @@ class Session:
         check_prompts(self.recipe, self.pipe)
         check_data(self.recipe.calibration, self.pipe)
         _ = self.search_probes(), self.space
+        if self.cache is not None:
+            self.cache.check(self.pipe)
 
     @cached_property
     def pipe(self) -> Any:
@@ -100,6 +104,12 @@ class Session:
         """Steps and guidance."""
         section = self.recipe.sampler
         return SamplerConfig(section.steps, section.guidance_scale, section.arguments)
+
+    @property
+    def cache(self) -> Cache | None:
+        """What is on the pruned models while they are measured."""
+        section = self.recipe.evaluation
+        return cache_for(section.deep_cache, section.first_block_cache)
 
     @property
     def pruner_config(self) -> BankConfig:
