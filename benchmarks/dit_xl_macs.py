@@ -53,7 +53,8 @@ def main() -> None:
 
 def count() -> dict[str, Any]:
     """Count one pass, and what follows from it."""
-    model = dit_xl()
+    with torch.device("meta"):
+        model = dit_xl()
     once, guided = count_macs(model, call(rows=1)), count_macs(model, call(rows=2))
     modules = macs_by_module(model, call(rows=1))
     prunable = sum(macs for path, macs in modules.items() if path.endswith((".attn1", ".ff")))
@@ -73,21 +74,20 @@ def count() -> dict[str, Any]:
 
 
 def dit_xl() -> DiTTransformer2DModel:
-    """DiT-XL/2 for 256 × 256 images as published, without weights."""
-    with torch.device("meta"):
-        return DiTTransformer2DModel(
-            num_attention_heads=16,
-            attention_head_dim=72,
-            in_channels=4,
-            out_channels=8,
-            num_layers=28,
-            sample_size=32,
-            patch_size=2,
-            num_embeds_ada_norm=1000,
-            norm_type="ada_norm_zero",
-            activation_fn="gelu-approximate",
-            attention_bias=True,
-        ).eval()
+    """DiT-XL/2 for 256 × 256 images as published."""
+    return DiTTransformer2DModel(
+        num_attention_heads=16,
+        attention_head_dim=72,
+        in_channels=4,
+        out_channels=8,
+        num_layers=28,
+        sample_size=32,
+        patch_size=2,
+        num_embeds_ada_norm=1000,
+        norm_type="ada_norm_zero",
+        activation_fn="gelu-approximate",
+        attention_bias=True,
+    ).eval()
 
 
 def call(rows: int) -> dict[str, torch.Tensor]:

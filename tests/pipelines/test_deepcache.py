@@ -101,7 +101,7 @@ def test_deep_features_come_from_the_stage_of_the_last_full_step(own: TinyPipeli
 def _with_deep_part(model: Any, full: bool, cache: dict[str, Any]) -> Any:
     """The model, whose last up block takes what comes from below from the cache unless the step is full.
 
-    Of branch 0 only the first residual block of the way down and the last of the way up are computed at every step.
+    Of branch 0 only the way in, the last layer of the way up and the way out are computed at every step.
     """
     last = model.up_blocks[-1].resnets[-1]
     plain = type(last).forward

@@ -14,10 +14,12 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 from PIL import Image
+from safetensors.torch import load_file
 
 from diff_es.bank import Pruned
 from diff_es.denoisers import denoiser_of
 from diff_es.errors import ArtifactError, InputError
+from diff_es.evaluation.caches import DeepCache, FirstBlockCache
 from diff_es.recipe import Recipe
 from diff_es.routing import is_routed, load, routed
 from diff_es.run import RunResult, Session, compress, estimate, generate_images, inspect_model
@@ -206,3 +208,39 @@ def test_inspection_counts_one_call(tmp_path: Path, build: Callable[[Path], Any]
     denoiser_of(pipe).register_forward_pre_hook(lambda *_: calls.append(1))
     inspection = inspect_model(pipe)
     assert inspection.macs > 0 and inspection.parts[0].layers > 0 and len(calls) <= 4
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "cache"),
+    [("sdxl", {"deep_cache": 2}, DeepCache(2)), ("flux", {"first_block_cache": 1e9}, FirstBlockCache(1e9))],
+)
+def test_a_run_measured_under_a_cache(name: str, settings: dict[str, Any], cache: Any, tmp_path: Path) -> None:
+    """The dense model is measured without it, and once more with it; searched is what was searched without."""
+    changes = FLUX if name == "flux" else {}
+    recipe = text_recipe("tiny", write_prompts(tmp_path), captioned_npz(tmp_path / "data.npz"), **changes)
+    recipe = recipe.changed({"evaluation": settings, "search": {"algorithm": "uniform", "allocation": "uniform"}})
+    pipe = (tiny_flux if name == "flux" else tiny_sdxl)(tmp_path / "tokenizer")
+    session = Session(recipe, tmp_path / "run", pipe)
+    plain = Session(
+        recipe.changed({"evaluation": dict.fromkeys(settings, 1 if name == "sdxl" else 0.0)}), tmp_path, pipe
+    )
+    assert estimate(session).disk_bytes > estimate(plain).disk_bytes, "one row more"
+    result = compress(recipe, tmp_path / "run", pipe=pipe)
+    dense, unpruned, ours = result.evaluation.schedules
+    assert [own.name for own in (dense, unpruned)] == ["dense", "unpruned"]
+    assert unpruned.description == f"The model as it is, unpruned. With {cache}." and str(cache) in ours.description
+    assert unpruned.levels == (0,) * recipe.stages
+    assert ours.cost.macs < unpruned.cost.macs < dense.cost.macs
+    assert (unpruned.value("latent_mse") or 0) > dense.value("latent_mse") == 0
+    assert {entry.scope for entry in ours.cost.latency} == {"pipeline"}
+    with cache.enabled(pipe):
+        images = sample(pipe, session.evaluation_images(), session.sampler)
+    (file,) = (tmp_path / "run" / "evaluation" / "unpruned").glob("*.safetensors")
+    assert torch.equal(load_file(file)["images"], (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1))
+
+
+def test_a_cache_that_the_model_cannot_have_is_found_before_anything_runs(tmp_path: Path) -> None:
+    recipe = text_recipe("tiny", write_prompts(tmp_path), captioned_npz(tmp_path / "data.npz"), **FLUX)
+    session = Session(recipe.changed({"evaluation": {"deep_cache": 2}}), tmp_path, tiny_flux(tmp_path / "tokenizer"))
+    with pytest.raises(InputError, match="DeepCache, interval 2 is for U-Nets"):
+        session.check()

@@ -85,9 +85,11 @@ def _one_image(session: Session) -> tuple[float, int]:
 
 
 def _contestants(recipe: Recipe) -> int:
-    """Number of rows of the evaluation: dense, the recipe's own, and those compared that are not its own."""
+    """Number of rows of the evaluation: dense, the recipe's own, those compared that are not its own, and a cache's."""
     own = "searched-uniform" if recipe.search.allocation == "uniform" else ""
-    return 2 + sum(name != own for name in recipe.evaluation.compare)
+    section = recipe.evaluation
+    cached = section.deep_cache > 1 or section.first_block_cache > 0
+    return 2 + cached + sum(name != own for name in section.compare)
 
 
 def _samples(count: int, size: int) -> int:

@@ -146,8 +146,7 @@ def _contestants(session: Session) -> tuple[Contestant, ...]:
     uniform = bank.uniform_allocation()
     entries = []
     if session.cache is not None:
-        nothing = uniform.resolve((0,) * session.plan.num_stages)
-        entries.append(Contestant("unpruned", "The model as it is, unpruned.", nothing, bank))
+        entries.append(Contestant("unpruned", "The model as it is, unpruned."))
     for name in recipe.evaluation.compare:
         if name == "uniform":
             schedule = uniform.resolve(space.uniform())

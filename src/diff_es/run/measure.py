@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from diff_es.run.session import Session
+    from diff_es.schedule import Levels
     from diff_es.stages import StagePlan
 
 DENSE = "dense"
@@ -62,8 +63,8 @@ class Contestant:
     Attributes:
         name: Short unique name.
         description: One sentence: how the schedule came about.
-        schedule: What is pruned; None for the dense model.
-        bank: Where its weights are; None for the dense model.
+        schedule: What is pruned; None for the dense model, under a cache or not.
+        bank: Where its weights are; None where nothing is pruned.
         cache: What else is on the model while it is measured.
     """
 
@@ -238,13 +239,20 @@ def evaluate(session: Session, bench: Bench, contestants: tuple[Contestant, ...]
         ScheduleEvaluation(
             name=entry.name,
             description=entry.description,
-            levels=None if entry.schedule is None else entry.schedule.levels,
+            levels=_levels(entry, session.plan),
             quality=bench.measurements(quality[entry.name], requests),
             cost=costs[entry.name],
         )
         for entry in contestants
     )
     return Evaluation(rows, _protocol(session, bench.judge), environment(session.device))
+
+
+def _levels(entry: Contestant, plan: StagePlan) -> Levels | None:
+    """The stage levels; none for the dense model that all others are compared with."""
+    if entry.schedule is not None:
+        return entry.schedule.levels
+    return None if entry.cache is None else (0,) * plan.num_stages
 
 
 def evaluation_samples(session: Session, bench: Bench, contestants: tuple[Contestant, ...]) -> dict[str, StoredSamples]:
