@@ -43,11 +43,11 @@ def made(registered: None, expected: list[Expectation], tmp_path_factory: pytest
 
 def test_every_row_is_there_with_its_searches(made: Reproduced) -> None:
     names = [row.name for row in made.result.rows]
-    assert names == ["dense", "uniform", "searched", "greedy"]
-    assert [len(row.searches) for row in made.result.rows] == [0, 1, 2, 2]
+    assert names == ["dense", "uniform", "searched", "greedy", "fewer steps"]
+    assert [len(row.searches) for row in made.result.rows] == [0, 1, 2, 2, 1]
     for row in made.result.rows[1:]:
         assert all(sum(own.levels) == 6 for own in row.searches), "half of H = 4 in each of three equal stages"
-        assert 0.3 < row.cost.macs_ratio < 0.9
+        assert (0.3 if row.name != "fewer steps" else 0.15) < row.cost.macs_ratio < 0.9
     searched = made.result.row("searched").searches
     assert {own.seed for own in searched} == {0, 1}
     greedy = made.result.row("greedy").searches
@@ -58,6 +58,18 @@ def test_dense_is_measured_against_itself(made: Reproduced) -> None:
     ssim = made.result.rows[0].measurement("ssim")
     assert ssim is not None and ssim.value == pytest.approx(1) and ssim.interval == pytest.approx((1, 1))
     assert ssim.reference == "dense" and ssim.samples.count == 8
+
+
+def test_a_row_with_another_sampler_is_compared_with_its_own_dense_model(made: Reproduced) -> None:
+    """Its images with the dense model's under that sampler, its MACs with those of the table's dense model."""
+    dense, uniform, fewer = (made.result.row(name) for name in ("dense", "uniform", "fewer steps"))
+    assert fewer.cost.macs * 2 == uniform.cost.macs, "three steps of six"
+    assert fewer.cost.macs_ratio == fewer.cost.macs / dense.cost.macs == uniform.cost.macs_ratio / 2
+    stored = [path for path in (made.folder.parents[1] / "work" / "tiny" / "dense").iterdir() if path.is_dir()]
+    assert len(stored) == 2
+    ssim = fewer.measurement("ssim")
+    assert ssim is not None and 0 < ssim.value < 1
+    assert fewer.cost.latency == (), "it does not alternate with the others"
 
 
 def test_a_row_is_the_mean_of_its_searches(made: Reproduced) -> None:
@@ -72,7 +84,7 @@ def test_a_row_is_the_mean_of_its_searches(made: Reproduced) -> None:
 
 
 def test_claims_are_judged_by_what_was_measured(made: Reproduced) -> None:
-    frechet, ssim, latency, runtime, memory = made.result.claims
+    frechet, ssim, latency, runtime, macs, memory = made.result.claims
     assert frechet.paper == (5.0, 9.0) and frechet.metric == "quarter_frechet" and not frechet.higher_is_better
     for claim in (frechet, ssim):
         assert claim.interval is not None
@@ -82,6 +94,7 @@ def test_claims_are_judged_by_what_was_measured(made: Reproduced) -> None:
     own, dense = made.result.row("searched").cost.latency_of(2), made.result.row("dense").cost.latency_of(2)
     assert latency.ours == (own.median_ms, dense.median_ms) and latency.paper == (60.0, 80.0)
     assert runtime.interval is None and runtime.ours[0] < runtime.ours[1] and runtime.verdict == "holds"
+    assert macs.ours[1] == 1 and macs.paper == (20.0, 50.0) and macs.verdict == "holds"
     assert memory.ours[0] < memory.ours[1] and memory.verdict == "holds"
     assert all(claim.examination for claim in made.result.claims if claim.verdict != "holds")
 
@@ -94,7 +107,7 @@ def test_a_time_that_was_not_measured_is_left_open(made: Reproduced, tmp_path: P
     write_files(tmp_path, TABLE, replace(made.result, rows=rows))
     with (tmp_path / "table.csv").open() as file:
         times = [line["ours"] for line in csv.DictReader(file) if line["metric"] == "runtime_seconds"]
-    assert times == [""] * 4 and "nan" not in (tmp_path / "table.md").read_text()
+    assert times == [""] * 5 and "nan" not in (tmp_path / "table.md").read_text()
 
 
 def test_a_heading_names_the_metric_of_the_paper_where_the_paper_has_values(made: Reproduced) -> None:
@@ -139,7 +152,7 @@ def test_a_second_time_nothing_is_made_again(
     result = reproduce("tiny", output, scale=scale, device="cpu", judge=tiny_judge(), announce=again.append)
     assert {path: path.stat().st_mtime_ns for path in work.rglob("*.json*")} == before
     assert result.result == made.result
-    assert (expected[0].banks, expected[0].searches, expected[0].images) == (1, 5, 40)
+    assert (expected[0].banks, expected[0].searches, expected[0].images) == (2, 6, 48)
     assert (again[0].banks, again[0].searches, again[0].images) == (0, 0, 0)
 
 

@@ -17,6 +17,14 @@ ROWS = (
     Row("uniform", "OBS", "paper/dit-obs", {"search": {"algorithm": "uniform"}}, searched=False, paper={"FID": 9.0}),
     Row("searched", "OBS", "paper/dit-obs", paper={"FID": 5.0, "speed-up": 1.2}),
     Row("greedy", "OBS", "paper/dit-obs", {"search": {"algorithm": "greedy"}}),
+    Row(
+        "fewer steps",
+        "OBS",
+        "paper/dit-obs",
+        {"sampler": {"steps": 3, "scheduler": "EulerDiscreteScheduler"}, "search": {"algorithm": "uniform"}},
+        searched=False,
+        paper={"MACs": 20.0},
+    ),
 )
 TABLE = Table(
     "tiny",
@@ -28,10 +36,12 @@ TABLE = Table(
         Claim("searched", "uniform", "SSIM"),
         Claim("searched", "dense", "latency, batch 2", paper=(60.0, 80.0)),
         Claim("uniform", "searched", "runtime"),
+        Claim("fewer steps", "dense", "MACs"),
         Claim("resident", "stitched", "memory", paper=(5.6e9, 9.8e9)),
     ),
     latency=(2,),
     memory="searched",
+    dense={"MACs": 50.0},
 )
 
 

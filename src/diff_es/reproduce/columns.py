@@ -108,6 +108,8 @@ def _latency(result: TableResult) -> tuple[Column, ...]:
 
 def _milliseconds(size: int) -> Column:
     def cell(row: RowResult) -> Cell:
+        if not row.cost.latency:
+            return Cell(None)
         own = row.cost.latency_of(size)
         return Cell(own.median_ms, (own.p10_ms, own.p90_ms))
 
@@ -120,7 +122,8 @@ def _speedup(size: int, result: TableResult) -> Column:
     dense = result.rows[0].cost.latency_of(size)
 
     def cell(row: RowResult) -> Cell:
-        return Cell(speedup(dense, row.cost.latency_of(size)), paper=row.paper.get("speed-up") if size == 8 else None)
+        ours = speedup(dense, row.cost.latency_of(size)) if row.cost.latency else None
+        return Cell(ours, paper=row.paper.get("speed-up") if size == 8 else None)
 
     return Column(f"speedup_batch_{size}", f"Measured speed-up, batch {size}", ".2f", True, "speed-up", cell)
 

@@ -129,18 +129,23 @@ def _costs(table: Table, made: Sequence[Made], workspace: Workspace) -> dict[str
 
 
 def _measured_costs(table: Table, made: Sequence[Made], workspace: Workspace) -> dict[str, Cost]:
-    """Rows with another sampler than the first are counted with their own, as a share of the table's dense model."""
+    """Rows with another sampler than the first are counted with their own, as a share of the table's dense model.
+
+    They are not timed: they would not alternate with the others.
+    """
     alike: dict[str, list[Made]] = {}
     for own in made:
         alike.setdefault(own.recipes[0].sampler.model_dump_json(), []).append(own)
-    first, *others = (_costs_alike(table, rows, workspace) for rows in alike.values())
+    timed, *untimed = alike.values()
+    first = _costs_alike(table, timed, workspace, table.latency)
+    others = [_costs_alike(table, rows, workspace, ()) for rows in untimed]
     dense = first[DENSE].macs
     for costs in others:
         first |= {name: replace(cost, macs_ratio=cost.macs / dense) for name, cost in costs.items() if name != DENSE}
     return first
 
 
-def _costs_alike(table: Table, made: Sequence[Made], workspace: Workspace) -> dict[str, Cost]:
+def _costs_alike(table: Table, made: Sequence[Made], workspace: Workspace, latency: tuple[int, ...]) -> dict[str, Cost]:
     """Measure rows of one sampler."""
     recipe = made[0].recipes[0]
     entries, plans = [Contestant(DENSE, "")], {DENSE: workspace.session(recipe).plan}
@@ -148,7 +153,7 @@ def _costs_alike(table: Table, made: Sequence[Made], workspace: Workspace) -> di
         entries.append(workspace.contestant(own.row.name, own.recipes[0]))
         plans[own.row.name] = workspace.session(own.recipes[0]).plan
     bench = workspace.bench(recipe)
-    return bench.costs(tuple(entries), plans, table.latency, _REPEATS, scopes=table.scopes)
+    return bench.costs(tuple(entries), plans, latency, _REPEATS, scopes=table.scopes)
 
 
 @dataclass(frozen=True)

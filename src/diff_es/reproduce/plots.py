@@ -46,7 +46,7 @@ def _speedups(result: TableResult) -> tuple[Plot, ...]:
     if len(sizes) < 2:
         return ()
     scopes = list(dict.fromkeys(entry.scope for entry in result.rows[0].cost.latency))
-    series = [_speedup(result, row, sizes, scope) for row in result.rows[1:] for scope in scopes]
+    series = [_speedup(result, row, sizes, scope) for row in result.rows[1:] if row.cost.latency for scope in scopes]
     return (
         Plot(
             title="Speed-up by batch size",

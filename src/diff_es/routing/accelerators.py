@@ -45,8 +45,10 @@ class Accelerators:
         """Let diffusers' caches forget what they computed with the weights of the stage before.
 
         Raises:
-            UnsupportedModelError: see `check`; or the denoiser is compiled, and some stages would not be.
+            UnsupportedModelError: see `check`; the denoiser is compiled, and some stages would not be; or LoRA weights
+                were loaded into it.
         """
+        _check_adapters(self._denoiser)
         self._check_compiled(schedule)
         if "_diffusers_hook" not in vars(self._denoiser):
             return
@@ -111,6 +113,16 @@ def _check_cache(hook: Any, *, depth: bool) -> None:
         raise UnsupportedModelError(
             "First Block Cache needs its first and its last block in every stage, and this schedule drops blocks: call "
             "transformer.disable_cache(), or use a schedule that prunes heads and channels."
+        )
+
+
+def _check_adapters(denoiser: nn.Module) -> None:
+    """LoRA matrices have the shapes of the dense weights, which no stage has."""
+    if getattr(denoiser, "_hf_peft_config_loaded", False):
+        raise UnsupportedModelError(
+            "LoRA weights were loaded into a routed denoiser, whose weights are narrower than they are. "
+            "Call pipe.unload_lora_weights() to go on without them; to have them, prune the model that they are fused "
+            "into: load the pipeline, load_lora_weights, fuse_lora, unload_lora_weights, then diff-es."
         )
 
 
