@@ -18,6 +18,7 @@ from diff_es.reproduce import Expectation, Reproduced, reproduce, tables
 from diff_es.reproduce.columns import columns
 from diff_es.reproduce.files import write_files
 from diff_es.reproduce.result import RowResult, TableResult
+from diff_es.reproduce.scale import Scale
 from reproduce.tiny_table import TABLE, tiny_judge, tiny_scale
 
 
@@ -168,3 +169,26 @@ def test_a_lock_of_another_process_is_waited_for(tmp_path: Path) -> None:
         assert mine and not second
     with held(tmp_path / ".lock") as mine:
         assert mine
+
+
+def test_the_papers_scale_takes_the_papers_numbers() -> None:
+    """Section 4 and appendix C: DiT 64 probes and 50,000 images, SDXL 4 and 5,000, FLUX 4 probes, 50 generations."""
+    scale = Scale.load("paper")
+    for table, row, wanted in (
+        ("table1", "OBS 50 %, Diff-ES", (100, 64, 50_000)),
+        ("table5", "0.5 × the probes", (100, 32, 50_000)),
+        ("table2", "OBS 30 %, Diff-ES", (100, 4, 5_000)),
+        ("table5-sdxl", "0.25 × the probes", (100, 1, 5_000)),
+        ("table5-sdxl", "1.5 × the generations", (150, 4, 5_000)),
+        ("table9", "LayerDrop 20 %, Diff-ES", (50, 4, 5_000)),
+    ):
+        (recipe,) = next(own for own in tables[table].rows if own.name == row).recipes(scale)
+        assert (recipe.search.generations, recipe.search.probes, recipe.evaluation.images) == wanted
+
+
+def test_tables_four_and_eight_search_the_same_schedules() -> None:
+    """A row of several tables is searched once: its recipes are equal."""
+    scale = Scale.load("small")
+    fours = [recipe for row in tables["table4"].at("small").rows for recipe in row.recipes(scale)]
+    eights = [recipe for row in tables["table8"].at("small").rows for recipe in row.recipes(scale)]
+    assert len(fours) == 9 and len(eights) == 45 and all(recipe in eights for recipe in fours)

@@ -45,16 +45,18 @@ def expect(table: Table, scale: Scale, workspace: Workspace) -> Expectation:
     images = {workspace.image_folder(recipe): recipe for recipe in recipes}
     unjudged = [own for folder, own in images.items() if not (folder / "quality.json").exists()]
     unbuilt = [own for folder, own in banks.items() if not (folder / "bank" / "manifest.json").exists()]
+    samples = sum(own.evaluation.images for own in unjudged)
     sample = estimate(workspace.session(recipes[0]))
     image = sample.seconds_per_image
     timed = len(table.rows) * sum(table.latency) * len(table.scopes) * _TIMED * image
     seconds = (
         sum(_search_images(own, workspace) for own in unsearched) * image
-        + len(unjudged) * (scale.images * image + _ASSESSING)
+        + samples * image
+        + len(unjudged) * _ASSESSING
         + sum(_bank_images(own) for own in unbuilt) * image
         + timed
     )
-    return Expectation(len(unbuilt), len(unsearched), len(unjudged) * scale.images, seconds)
+    return Expectation(len(unbuilt), len(unsearched), samples, seconds)
 
 
 def _search_images(recipe: Recipe, workspace: Workspace) -> float:

@@ -227,15 +227,15 @@ def metric_names(judge: Judge | None) -> dict[str, str]:
 
 def _protocol(scale: Scale, recipe: Recipe, workspace: Workspace) -> Protocol:
     session = workspace.session(recipe)
-    judge = workspace.judge
+    judge, images = workspace.judge, recipe.evaluation.images
     compared = f" Distributions are compared with {judge.reference_name}." if judge else ""
     return Protocol(
-        name=f"table, {scale.images} images",
+        name=f"table, {images} images",
         model=recipe.model,
         scheduler=type(session.pipe.scheduler).__name__,
         sampling=session.sampler,
         text=(
-            f"{scale.description}. Every row is measured on the same {scale.images:,} labels or prompts and seeds, "
+            f"{scale.description}. Every row is measured on the same {images:,} labels or prompts and seeds, "
             f"which no search saw; searched rows are means over {len(scale.seeds)} searches, each with a seed and "
             f"probes of its own.{compared} Intervals are 95 % bootstrap intervals over searches and images, paired "
             "between rows. "

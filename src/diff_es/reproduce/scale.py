@@ -21,9 +21,9 @@ class Scale(BaseModel):
         name: Its name.
         description: What stands for what, one sentence without its full stop.
         seeds: One search is made with each of these seeds.
-        images: Images that each row is measured on.
-        generations: Generations of a search that has no number of its own.
-        probes: Images that each schedule of a search is scored on.
+        images: Images that each row is measured on; None for what its recipe says.
+        generations: Generations of a search whose row takes all of them; None for what its recipe says.
+        probes: Images that each schedule of such a search is scored on; None for what its recipe says.
         changes: What changes in every recipe.
         families: Family of recipes ("dit" in "paper/dit-obs") → what changes in them besides, section by section.
     """
@@ -33,9 +33,9 @@ class Scale(BaseModel):
     name: str
     description: str
     seeds: tuple[int, ...] = Field(min_length=1)
-    images: Positive
-    generations: Positive
-    probes: Positive
+    images: Positive | None = None
+    generations: Positive | None = None
+    probes: Positive | None = None
     changes: dict[str, Any]
     families: dict[str, dict[str, Any]] = {}
 
@@ -61,15 +61,16 @@ class Scale(BaseModel):
         Args:
             base: Name of a shipped recipe ("paper/dit-obs").
             seed: Of the search and its probes.
-            generations: Share of the scale's generations.
-            probes: Share of the scale's probes.
+            generations: Share of the scale's generations, or of the recipe's.
+            probes: Share of the scale's probes, or of the recipe's.
             changes: What the row itself changes, section by section; it comes last.
         """
+        family = self.families.get(Path(base).stem.partition("-")[0], {})
+        recipe = Recipe.read(shipped(base)).changed(self.changes).changed(family)
         search = {
             "seed": seed,
-            "generations": round(self.generations * generations),
-            "probes": round(self.probes * probes),
+            "generations": round((self.generations or recipe.search.generations) * generations),
+            "probes": round((self.probes or recipe.search.probes) * probes),
         }
-        family = self.families.get(Path(base).stem.partition("-")[0], {})
-        recipe = Recipe.read(shipped(base)).changed(self.changes).changed(family).changed({"search": search})
-        return recipe.changed({"evaluation": {"images": self.images}}).changed(changes)
+        images = self.images or recipe.evaluation.images
+        return recipe.changed({"search": search, "evaluation": {"images": images}}).changed(changes)

@@ -108,7 +108,7 @@ TABLE2 = tables.register(
 )
 
 
-def _fitness_row(metric: str, sparsity: float) -> Row:
+def by_fitness(metric: str, sparsity: float) -> Row:
     """OBS searched by another fitness metric; networks need weights that cannot be shipped."""
     paper = _FITNESS.get((metric, sparsity))
     return Row(
@@ -123,8 +123,8 @@ def _fitness_row(metric: str, sparsity: float) -> Row:
 
 def _fitness_claims(sparsity: float) -> tuple[Claim, ...]:
     """A search by SSIM ends at a higher SSIM than one by any other metric."""
-    own, others = _fitness_row("ssim", sparsity).name, ("clip_iqa", "topiq", *_OURS)
-    return tuple(Claim(own, _fitness_row(metric, sparsity).name, "SSIM") for metric in others)
+    own, others = by_fitness("ssim", sparsity).name, ("clip_iqa", "topiq", *_OURS)
+    return tuple(Claim(own, by_fitness(metric, sparsity).name, "SSIM") for metric in others)
 
 
 _BY_METRIC = ("clip_iqa", "topiq", "ssim", *_OURS)
@@ -135,7 +135,7 @@ TABLE4 = tables.register(
         "Table 4: fitness metrics on SDXL at 30 %",
         "OBS at 30 %, the stages searched by different fitness metrics. CLIP-IQA and TOPIQ need weights that cannot be "
         "shipped; their rows exist at the paper's scale only.",
-        tuple(_fitness_row(metric, 0.3) for metric in _BY_METRIC),
+        tuple(by_fitness(metric, 0.3) for metric in _BY_METRIC),
         _fitness_claims(0.3),
         dense=DENSE,
     ),
@@ -148,7 +148,7 @@ TABLE8 = tables.register(
         "Table 8: fitness metrics on SDXL from 10 to 50 %",
         "OBS at five sparsities, the stages searched by different fitness metrics. CLIP-IQA and TOPIQ need weights "
         "that cannot be shipped; their rows exist at the paper's scale only.",
-        tuple(_fitness_row(metric, sparsity) for sparsity in _SPARSITIES for metric in _BY_METRIC),
+        tuple(by_fitness(metric, sparsity) for sparsity in _SPARSITIES for metric in _BY_METRIC),
         tuple(claim for sparsity in _SPARSITIES for claim in _fitness_claims(sparsity)),
         dense=DENSE,
     ),
