@@ -11,19 +11,26 @@ import argparse
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+from DeepCache import DeepCacheSDHelper
 from diffusers import FluxTransformer2DModel, UNet2DConditionModel
 from torch import nn
 
 from diff_es.denoisers import Call, Layer, count_macs, spec_of
+from diff_es.denoisers.macs import flop_counter
 from diff_es.run.footprint import footprint
 from diff_es.run.inspect import inspect_denoiser
 from diff_es.schedule import groups_removed
 from dit_xl_macs import call as dit_call
 from dit_xl_macs import dit_xl
 from results import add_output_option, finish
+
+
+#: SDXL has three blocks of up to three layers; a branch is a block and a layer.
+_BRANCHES = 9
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,7 @@ def main() -> None:
     add_output_option(parser)
     arguments = parser.parse_args()
     numbers = {"benchmark": "real_sizes", "models": [measure(size) for size in SIZES]}
-    finish(numbers, arguments.json)
+    finish(numbers | {"sdxl_with_deep_cache": deep_cache(SIZES[1])}, arguments.json)
 
 
 def measure(size: Size) -> dict[str, Any]:
@@ -135,6 +142,37 @@ def measure(size: Size) -> dict[str, Any]:
         "macs_left_by_level": {str(level): left / inspection.macs for level, left in macs.items()},
         "footprint": asdict(stored),
     }
+
+
+def deep_cache(size: Size) -> list[dict[str, int]]:
+    """MACs of SDXL's calls under DeepCache, dense and at 30 %, for each branch that its helper knows."""
+    level = round(0.3 * size.levels)
+    with torch.device("meta"):
+        dense = size.build().eval()
+    pruned = sliced(size.build, spec_of(dense).width_layers(dense), level, size.levels)
+    rows = []
+    for branch in range(_BRANCHES):
+        row = {"branch": branch}
+        for name, model in (("dense", dense), ("pruned", pruned)):
+            row[f"{name}_full"], row[f"{name}_cached"] = _two_calls(model, size.call(), branch)
+        rows.append(row)
+    return rows
+
+
+def _two_calls(model: nn.Module, call: Call, branch: int) -> tuple[int, int]:
+    """MACs of the two steps of an interval of two: one in full, one from the cache."""
+    timesteps = torch.tensor([951.0, 901.0])
+    helper = DeepCacheSDHelper(pipe=SimpleNamespace(unet=model, scheduler=SimpleNamespace(timesteps=timesteps)))
+    helper.set_params(cache_interval=2, cache_branch_id=branch)
+    helper.enable()
+    named = {name: value for name, value in call.items() if name not in ("sample", "timestep")}
+    counts = []
+    for timestep in timesteps:
+        with torch.no_grad(), flop_counter() as counter:
+            model(call["sample"], timestep, **named)
+        counts.append(counter.get_total_flops() // 2)
+    helper.disable()
+    return counts[0], counts[1]
 
 
 def _levels(size: Size) -> tuple[int, ...]:

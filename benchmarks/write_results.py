@@ -175,12 +175,26 @@ def real_sizes() -> str:
     sdxl = next(model for model in record["models"] if model["name"].startswith("SDXL"))
     dense = 20 * sdxl["macs"] / 1e12
     left = dense * sdxl["macs_left_by_level"][str(round(0.3 * sdxl["levels"]))]
+    cached = {row["branch"]: row for row in record["sdxl_with_deep_cache"]}
+    paper = 36.05  # with DeepCache, table 7
+    totals = {
+        name: {b: 10 * (row[f"{name}_full"] + row[f"{name}_cached"]) / 1e12 for b, row in cached.items()}
+        for name in ("dense", "pruned")
+    }
+    around = (
+        max(v for v in totals["pruned"].values() if v < paper),
+        min(v for v in totals["pruned"].values() if v > paper),
+    )
+    nearest = min(totals["dense"], key=lambda branch: abs(totals["dense"][branch] - paper))
     return (
         "\n## Real sizes, without weights\n\n"
         "The paper's models from their published shapes alone, on the meta device: one call on one image, and what OBS "
         "with the paper's settings takes on disk and in memory. A bank holds every level; the artefact of one schedule "
         f"is a small part of it. Twenty calls of SDXL without guidance are {dense:.2f} T MACs, and {left:.2f} T with "
-        "30 % of every layer's heads and channels removed; the paper's table 7 has 67.64 T and 52.45 T.\n\n"
+        "30 % of every layer's heads and channels removed; the paper's table 7 has 67.64 T and 52.45 T. "
+        f"With DeepCache at an interval of two, the pruned model takes {totals['pruned'][0]:.2f} T at the outermost "
+        f"branch. The paper has {paper} T and does not name its branch: the pruned model's nearest are {around[0]:.2f} T "
+        f"and {around[1]:.2f} T, while the *unpruned* one takes {totals['dense'][nearest]:.2f} T at branch {nearest}.\n\n"
         + table(["model", "parameters", "MACs of a call", "prunable share", "left at half of the levels"], shares)
         + "\n"
         + table(
