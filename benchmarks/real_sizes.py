@@ -28,7 +28,6 @@ from dit_xl_macs import call as dit_call
 from dit_xl_macs import dit_xl
 from results import add_output_option, finish
 
-
 #: SDXL has three blocks of up to three layers; a branch is a block and a layer.
 _BRANCHES = 9
 

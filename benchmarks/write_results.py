@@ -26,6 +26,7 @@ def main() -> None:
         inference(),
         dit_xl_macs(),
         real_sizes(),
+        full_size(),
         toy_landscapes(),
         obs_solver(),
         closed_form(),
@@ -175,32 +176,78 @@ def real_sizes() -> str:
     sdxl = next(model for model in record["models"] if model["name"].startswith("SDXL"))
     dense = 20 * sdxl["macs"] / 1e12
     left = dense * sdxl["macs_left_by_level"][str(round(0.3 * sdxl["levels"]))]
-    cached = {row["branch"]: row for row in record["sdxl_with_deep_cache"]}
-    paper = 36.05  # with DeepCache, table 7
-    totals = {
-        name: {b: 10 * (row[f"{name}_full"] + row[f"{name}_cached"]) / 1e12 for b, row in cached.items()}
-        for name in ("dense", "pruned")
-    }
-    around = (
-        max(v for v in totals["pruned"].values() if v < paper),
-        min(v for v in totals["pruned"].values() if v > paper),
-    )
-    nearest = min(totals["dense"], key=lambda branch: abs(totals["dense"][branch] - paper))
     return (
         "\n## Real sizes, without weights\n\n"
         "The paper's models from their published shapes alone, on the meta device: one call on one image, and what OBS "
         "with the paper's settings takes on disk and in memory. A bank holds every level; the artefact of one schedule "
         f"is a small part of it. Twenty calls of SDXL without guidance are {dense:.2f} T MACs, and {left:.2f} T with "
         "30 % of every layer's heads and channels removed; the paper's table 7 has 67.64 T and 52.45 T. "
-        f"With DeepCache at an interval of two, the pruned model takes {totals['pruned'][0]:.2f} T at the outermost "
-        f"branch. The paper has {paper} T and does not name its branch: the pruned model's nearest are {around[0]:.2f} T "
-        f"and {around[1]:.2f} T, while the *unpruned* one takes {totals['dense'][nearest]:.2f} T at branch {nearest}.\n\n"
+        + _with_deep_cache(record["sdxl_with_deep_cache"])
         + table(["model", "parameters", "MACs of a call", "prunable share", "left at half of the levels"], shares)
         + "\n"
         + table(
             ["model", "settings", "schedules at 50 %", "calibration", "bank", "Hessians: least to all at once"], sizes
         )
         + origin(record)
+    )
+
+
+def _with_deep_cache(branches: list[dict[str, int]]) -> str:
+    """SDXL in twenty steps, every second one from the cache, beside the paper's table 7."""
+    paper = 36.05
+    dense, pruned = (
+        {row["branch"]: 10 * (row[f"{name}_full"] + row[f"{name}_cached"]) / 1e12 for row in branches}
+        for name in ("dense", "pruned")
+    )
+    below, above = (
+        max(own for own in pruned.values() if own < paper),
+        min(own for own in pruned.values() if own > paper),
+    )
+    nearest = min(dense, key=lambda branch: abs(dense[branch] - paper))
+    return (
+        f"With DeepCache at an interval of two, the pruned model takes {pruned[0]:.2f} T at the outermost branch. The "
+        f"paper has {paper} T and does not name its branch; the pruned model's nearest are {below:.2f} T and "
+        f"{above:.2f} T, and the *unpruned* one takes {dense[nearest]:.2f} T at branch {nearest}.\n\n"
+    )
+
+
+def full_size() -> str:
+    """Predicted against real, one line per run that has been made."""
+    rows, origins = [], []
+    for path in sorted(FOLDER.glob("full_size_*.json")):
+        record = read(path.stem)
+        shared = ", calibrated once" if record["shared"] else ""
+        sizes = [
+            f"{record['predicted'][key] / 2**30:.3f} / {record['real'][key] / 2**30:.3f} GiB"
+            for key in ("calibration_bytes", "bank_bytes")
+        ]
+        steps = [
+            f"{record[step]['seconds'] / 60:.0f} min, {record[step]['peak_resident_bytes'] / 2**30:.1f} GiB"
+            for step in ("calibration", "bank")
+        ]
+        settings = f"{record['method']}, {record['stages']} stages{shared}, H = {record['levels']}, {record['dtype']}"
+        within = f"{record['model_resident_bytes'] / 2**30:.1f} + {record['memory_limit_gib']:g} GiB"
+        rows.append([record["model"], settings, *sizes, within, *steps])
+        origins.append(origin(record))
+    if not rows:
+        return ""
+    return (
+        "\n## Real sizes, with random weights\n\n"
+        "The same predictions beside what was really written, byte for byte of the files. Memory is the process's: the "
+        "model and everything else, within the limit for Hessians that is given beside the model's own.\n\n"
+        + table(
+            [
+                "model",
+                "settings",
+                "calibration, predicted / real",
+                "bank, predicted / real",
+                "model + limit",
+                "calibration: time, peak memory",
+                "bank: time, peak memory",
+            ],
+            rows,
+        )
+        + "".join(origins)
     )
 
 

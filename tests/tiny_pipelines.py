@@ -143,7 +143,7 @@ def tiny_flux(folder: Path, scheduler: Any = None, *, guidance: bool = False) ->
     return quiet(pipe)
 
 
-def tiny_sd3(folder: Path, scheduler: Any = None) -> StableDiffusion3Pipeline:
+def tiny_sd3(folder: Path, scheduler: Any = None, **settings: Any) -> StableDiffusion3Pipeline:
     """Two joint blocks of four heads; two text encoders, the third left out."""
     torch.manual_seed(0)
     projection = text_config().projection_dim
@@ -159,6 +159,7 @@ def tiny_sd3(folder: Path, scheduler: Any = None) -> StableDiffusion3Pipeline:
         joint_attention_dim=2 * WIDTH,
         pooled_projection_dim=2 * projection,
         pos_embed_max_size=8,
+        **settings,
     ).eval()
     tokenizer = letter_tokenizer(folder)
     return quiet(

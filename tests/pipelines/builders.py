@@ -13,10 +13,13 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderDC,
+    AutoencoderKLFlux2,
     AutoencoderKLQwenImage,
     AutoencoderKLWan,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
     HunyuanDiT2DModel,
     HunyuanDiTPipeline,
     PixArtSigmaPipeline,
@@ -24,6 +27,7 @@ from diffusers import (
     QwenImageTransformer2DModel,
     SanaPipeline,
     SanaTransformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     UniPCMultistepScheduler,
     WanPipeline,
@@ -37,12 +41,13 @@ from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen3Config,
+    Qwen3ForCausalLM,
     Qwen3Model,
 )
 
 from support import tiny_pipe
 from text_models import letter_tokenizer, letter_tokens, tiny_text_pipe
-from tiny_pipelines import WIDTH, flow, quiet, tiny_flux, tiny_gemma, tiny_pixart, tiny_t5, tiny_vae
+from tiny_pipelines import WIDTH, flow, quiet, tiny_flux, tiny_gemma, tiny_pixart, tiny_sd3, tiny_t5, tiny_vae
 
 #: Qwen's text models: one layer of two heads.
 _QWEN = {
@@ -141,7 +146,7 @@ class _BriefSana(SanaPipeline):
         return super().__call__(prompt, sigmas=sigmas, complex_human_instruction=None, **settings)
 
 
-def tiny_sana(folder: Path, scheduler: Any = None) -> SanaPipeline:
+def tiny_sana(folder: Path, scheduler: Any = None, **settings: Any) -> SanaPipeline:
     torch.manual_seed(0)
     transformer = SanaTransformer2DModel(
         sample_size=32,
@@ -155,9 +160,67 @@ def tiny_sana(folder: Path, scheduler: Any = None) -> SanaPipeline:
         cross_attention_head_dim=8,
         cross_attention_dim=32,
         caption_channels=WIDTH,
+        **settings,
     ).eval()
     parts = {"tokenizer": letter_tokenizer(folder), "text_encoder": tiny_gemma(), "vae": tiny_dc_vae(5)}
     return quiet(_BriefSana(**parts, transformer=transformer, scheduler=scheduler or flow(shift=3.0)))
+
+
+def tiny_sana15(folder: Path, scheduler: Any = None) -> SanaPipeline:
+    """Its norms run across the heads."""
+    return tiny_sana(folder, scheduler, qk_norm="rms_norm_across_heads")
+
+
+def tiny_sd35(folder: Path, scheduler: Any = None) -> StableDiffusion3Pipeline:
+    """Its first block has an attention on the image alone besides the joint one."""
+    return tiny_sd3(folder, scheduler, qk_norm="rms_norm", dual_attention_layers=(0,))
+
+
+class _BriefKlein(Flux2KleinPipeline):
+    """Reads its text from the layers that a tiny text model has."""
+
+    def __call__(self, prompt: Any, sigmas: Any = None, **settings: Any) -> Any:
+        own = {"text_encoder_out_layers": (0, 1, 2), "max_sequence_length": 16}
+        return super().__call__(prompt=prompt, sigmas=sigmas, **own, **settings)
+
+
+def tiny_flux2(folder: Path, scheduler: Any = None) -> Flux2KleinPipeline:
+    """FLUX.2 [klein]; [dev] has the same denoiser, and a text model that reads images too."""
+    torch.manual_seed(0)
+    transformer = Flux2Transformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        joint_attention_dim=3 * WIDTH,
+        timestep_guidance_channels=32,
+        axes_dims_rope=[2, 2, 2, 2],
+        guidance_embeds=False,
+    ).eval()
+    vae = AutoencoderKLFlux2(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=4,
+    ).eval()
+    text = Qwen3ForCausalLM(
+        Qwen3Config(vocab_size=len(letter_tokens()), head_dim=8, **{**_QWEN, "num_hidden_layers": 2})
+    ).eval()
+    parts = {"tokenizer": chat_tokenizer(folder), "text_encoder": text, "vae": vae}
+    pipe = _BriefKlein(**parts, transformer=transformer, scheduler=scheduler or flow(use_dynamic_shifting=True))
+    pipe.default_sample_size = 8  # of no configuration file
+    return quiet(pipe)
+
+
+def chat_tokenizer(folder: Path) -> Any:
+    """Its chat is the prompt alone."""
+    tokenizer = letter_tokenizer(folder)
+    tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    return tokenizer
 
 
 def tiny_z_image(folder: Path, scheduler: Any = None) -> ZImagePipeline:
@@ -181,13 +244,11 @@ def tiny_z_image(folder: Path, scheduler: Any = None) -> ZImagePipeline:
     for name, parameter in transformer.named_parameters():
         if name.endswith("pad_token"):  # without values of its own until it is loaded
             torch.nn.init.normal_(parameter)
-    tokenizer = letter_tokenizer(folder)
-    tokenizer.chat_template = "{{ messages[0]['content'] }}"
     vae = tiny_vae(blocks=7, use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.1, scaling_factor=0.4)
     text = Qwen3Model(
         Qwen3Config(vocab_size=len(letter_tokens()), head_dim=8, **{**_QWEN, "num_hidden_layers": 2})
     ).eval()
-    parts = {"tokenizer": tokenizer, "text_encoder": text, "vae": vae}
+    parts = {"tokenizer": chat_tokenizer(folder), "text_encoder": text, "vae": vae}
     return quiet(ZImagePipeline(**parts, transformer=transformer, scheduler=scheduler or flow(shift=3.0)))
 
 

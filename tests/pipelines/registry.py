@@ -64,6 +64,8 @@ class TinyPipeline:
 
 #: Pipelines that hand their scheduler sigmas of their own refuse schedulers that do not take any.
 _OWN_SIGMAS = (*FLOW_EULERS, FLOW_DYNAMIC)
+_SANA = (*FLOW_EULERS, FLOW_HEUN, FLOW_UNIPC, FLOW_DPM, FLOW_DPM_SDE)
+_SD3 = (*FLOW_EULERS, FLOW_DYNAMIC, FLOW_HEUN, FLOW_UNIPC, FLOW_DPM, FLOW_DPM_SDE, FLOW_DPM_DYNAMIC)
 
 PIPELINES: tuple[TinyPipeline, ...] = (
     TinyPipeline("dit", "DiT", builders.tiny_dit, DIFFUSION),
@@ -75,20 +77,13 @@ PIPELINES: tuple[TinyPipeline, ...] = (
     TinyPipeline("pixart-alpha", "PixArt-α, PixArt-Σ", tiny.tiny_pixart, DIFFUSION),
     TinyPipeline("pixart-sigma", "PixArt-α, PixArt-Σ", builders.tiny_sigma, (DPM,)),
     TinyPipeline("hunyuan-dit", "HunyuanDiT", builders.tiny_hunyuan_dit, DIFFUSION),
-    TinyPipeline(
-        "sd3",
-        "Stable Diffusion 3",
-        tiny.tiny_sd3,
-        (*FLOW_EULERS, FLOW_DYNAMIC, FLOW_HEUN, FLOW_UNIPC, FLOW_DPM, FLOW_DPM_SDE, FLOW_DPM_DYNAMIC),
-    ),
+    TinyPipeline("sd3", "Stable Diffusion 3", tiny.tiny_sd3, _SD3),
+    TinyPipeline("sd35", "Stable Diffusion 3.5", builders.tiny_sd35, _SD3),
     TinyPipeline("flux", "FLUX.1", tiny.tiny_flux, (*_OWN_SIGMAS, FLOW_UNIPC, FLOW_DPM_DYNAMIC), "none", 0.0),
     TinyPipeline("flux, distilled", "FLUX.1", builders.tiny_guided_flux, (FLOW_DYNAMIC,), "distilled"),
-    TinyPipeline(
-        "sana",
-        "Sana 1.0",
-        builders.tiny_sana,
-        (*FLOW_EULERS, FLOW_HEUN, FLOW_UNIPC, FLOW_DPM, FLOW_DPM_SDE),
-    ),
+    TinyPipeline("flux2", "FLUX.2", builders.tiny_flux2, (*_OWN_SIGMAS, FLOW_UNIPC), "two calls"),
+    TinyPipeline("sana", "Sana 1.0", builders.tiny_sana, _SANA),
+    TinyPipeline("sana15", "Sana 1.5", builders.tiny_sana15, _SANA),
     TinyPipeline("lumina2", "Lumina-Image 2", tiny.tiny_lumina2, (*_OWN_SIGMAS, FLOW_UNIPC), "two calls"),
     TinyPipeline("z-image", "Z-Image", builders.tiny_z_image, _OWN_SIGMAS),
     TinyPipeline("qwen-image", "Qwen-Image", builders.tiny_qwen_image, (*_OWN_SIGMAS, FLOW_UNIPC), "none"),
