@@ -34,6 +34,7 @@ class Family:
             across the heads, where a removed head changes the others.
         linear_attention: Last names of attention modules that are linear in the tokens.
         on_meta: Whether diffusers' own forward runs on the meta device (Lumina2's reads values of its mask).
+        whole_graph: Whether diffusers' own forward can be compiled as one graph.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Family:
     smaller: Callable[[Any, str, int], nn.Module] | None = None
     linear_attention: tuple[str, ...] = ()
     on_meta: bool = True
+    whole_graph: bool = True
 
     @property
     def masks(self) -> bool:

@@ -109,6 +109,7 @@ FAMILIES: tuple[Family, ...] = (
             {"attn": heads(4), "feed_forward": channels(128)},
         ),
         on_meta=False,
+        whole_graph=False,
     ),
     Family(
         "Z-Image",
@@ -120,6 +121,7 @@ FAMILIES: tuple[Family, ...] = (
         ),
         passes={"": ("x",)},
         positional=3,
+        whole_graph=False,
     ),
     Family(
         "Qwen-Image",
