@@ -338,3 +338,18 @@ def test_any_names_make_slugs(names: list[str]) -> None:
     for slug in made:
         assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", slug), slug
         assert len(slug) < 80
+
+
+def test_tensors_are_written_without_a_copy_of_them_all(tmp_path: Path) -> None:
+    """Statistics of a large model fill much of the memory already."""
+    script = (
+        "import re, sys, torch; from pathlib import Path; from diff_es.tensors import write_tensors\n"
+        "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) * 1024\n"
+        "tensors = {str(i): torch.ones(2**20) for i in range(64)}\n"
+        "write_tensors(Path(sys.argv[1]) / 'warm.safetensors', {'a': torch.ones(2**20)})\n"
+        "before = peak(); write_tensors(Path(sys.argv[1]) / 'all.safetensors', tensors); print(peak() - before)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    grown = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert (tmp_path / "all.safetensors").stat().st_size > 64 * 2**22
+    assert grown < 0.25 * 64 * 2**22

@@ -41,17 +41,27 @@ def write_record(path: Path, record: object) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically and durably (temporary name, fsync, rename)."""
+    """Write a file atomically and durably."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary name to write a file under; afterwards it is synced and takes the place of `path`.
+
+    Raises:
+        ArtifactError: it cannot be written; `path` is then what it was before.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
+        sync(temporary)
         temporary.replace(path)
         sync(path.parent)
-    except OSError as error:
-        raise ArtifactError(f"Cannot write {path}: {error.strerror or error}.") from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ArtifactError(f"Cannot write {path}: {reason}.") from error
     finally:
         temporary.unlink(missing_ok=True)
 

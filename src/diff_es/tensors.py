@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from diff_es.artifacts import write_bytes
+from diff_es.artifacts import replacing
 from diff_es.errors import ArtifactError, InputError
 
 
@@ -27,8 +27,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
                 f"{name} got NaN or infinity, so {path} was not written; check the model's weights and inputs, and "
                 "its dtype (float16 overflows: try bfloat16 or float32)."
             )
-    content = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-    write_bytes(path, content)
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with replacing(path) as temporary:
+        safetensors.torch.save_file(plain, temporary)  # `save` would copy all of it once more
 
 
 class Shard(Mapping[str, Tensor]):
