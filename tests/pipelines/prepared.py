@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from dataclasses import replace
 from functools import cache
@@ -41,6 +42,11 @@ def pipe_with(own: TinyPipeline, sampler: Sampler | None = None) -> Any:
     if sampler is not None:
         sampler.put_into(pipe)
     return pipe
+
+
+def fresh(own: TinyPipeline) -> Any:
+    """A copy, with the first sampler, that a test may change."""
+    return copy.deepcopy(pipe_with(own, own.samplers[0]))
 
 
 def settings_of(own: TinyPipeline) -> SamplerConfig:

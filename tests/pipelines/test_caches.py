@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,7 +25,7 @@ from diff_es.fitness import TrajectoryFitness
 from diff_es.pruning import BankConfig, build_bank
 from diff_es.routing import apply_, remove_, routed
 from families.oracles import pruned_model
-from pipelines.prepared import LEVELS, latents_of, mixed, obs_bank, pipe_with, plan_of, requests_of, settings_of
+from pipelines.prepared import LEVELS, fresh, latents_of, mixed, obs_bank, plan_of, requests_of, settings_of
 from pipelines.registry import PIPELINES, STAGES, TinyPipeline
 
 FLUX, WAN, SDXL = (next(own for own in PIPELINES if own.name == name) for name in ("flux", "wan", "sdxl"))
@@ -35,16 +34,6 @@ LAST = {FLUX: "single_transformer_blocks.0.proj_out", WAN: "blocks.1.ffn.net.2"}
 cached_families = pytest.mark.parametrize("own", LAST, ids=lambda own: own.name)
 #: Takes every step for like the one before.
 ALWAYS = FirstBlockCacheConfig(threshold=1e9)
-
-
-@pytest.fixture(autouse=True)
-def no_grad() -> Iterator[None]:
-    with torch.no_grad():
-        yield
-
-
-def fresh(own: TinyPipeline) -> Any:
-    return copy.deepcopy(pipe_with(own, own.samplers[0]))
 
 
 def computed(own: TinyPipeline, pipe: Any) -> int:

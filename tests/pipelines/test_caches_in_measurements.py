@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,6 @@ from pipelines.prepared import mixed, obs_bank, pipe_with, plan_of, requests_of,
 from pipelines.registry import PIPELINES, STEPS
 
 SDXL, FLUX, DIT = (next(own for own in PIPELINES if own.name == name) for name in ("sdxl", "flux", "dit"))
-
-
-@pytest.fixture(autouse=True)
-def no_grad() -> Iterator[None]:
-    with torch.no_grad():
-        yield
 
 
 def test_images_are_those_of_the_routed_model_under_the_cache(tmp_path: Path) -> None:

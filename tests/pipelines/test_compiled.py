@@ -5,7 +5,6 @@ The back end runs the graphs as they are; what is tested is how often torch make
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,7 +15,7 @@ from diff_es.denoisers import denoiser_of
 from diff_es.errors import UnsupportedModelError
 from diff_es.fitness import TrajectoryFitness
 from diff_es.routing import apply_, remove_, routed
-from pipelines.prepared import LEVELS, latents_of, obs_bank, pipe_with, requests_of, settings_of
+from pipelines.prepared import LEVELS, fresh, latents_of, obs_bank, requests_of, settings_of
 from pipelines.registry import COMPILED, PIPELINES, STAGES, TinyPipeline
 
 DIT, SDXL, FLUX = (next(own for own in PIPELINES if own.name == name) for name in ("dit", "sdxl", "flux"))
@@ -41,10 +40,6 @@ class Graphs:
     def __call__(self, module: Any, _inputs: Any) -> Callable[..., Any]:
         self.count += 1
         return module.forward  # type: ignore[no-any-return]
-
-
-def fresh(own: TinyPipeline) -> Any:
-    return copy.deepcopy(pipe_with(own, own.samplers[0]))
 
 
 @pytest.mark.parametrize("compile_first", [True, False], ids=["compile first", "routing first"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,23 +16,13 @@ from diff_es.fitness import TrajectoryFitness
 from diff_es.routing import routed
 from diff_es.timesteps import stage_plan
 from families.oracles import pruned_model
-from pipelines.prepared import latents_of, mixed, obs_bank, pipe_with, requests_of, settings_of
+from pipelines.prepared import fresh, latents_of, mixed, obs_bank, requests_of, settings_of
 from pipelines.registry import PIPELINES, STAGES, STEPS, TinyPipeline
 
 DeepCache = pytest.importorskip("DeepCache", reason="DeepCache is not installed: pip install 'diff-es[deepcache]'")
 
 UNETS = [own for own in PIPELINES if own.name in ("sd15", "sdxl")]
 every_unet = pytest.mark.parametrize("own", UNETS, ids=lambda own: own.name)
-
-
-@pytest.fixture(autouse=True)
-def no_grad() -> Iterator[None]:
-    with torch.no_grad():
-        yield
-
-
-def fresh(own: TinyPipeline) -> Any:
-    return copy.deepcopy(pipe_with(own, own.samplers[0]))
 
 
 @contextmanager

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,7 +15,7 @@ from diff_es.denoisers import denoiser_of
 from diff_es.errors import InputError, UnsupportedModelError
 from diff_es.pruning import BankConfig, build_bank
 from diff_es.routing import apply_, routed
-from pipelines.prepared import LEVELS, latents_of, mixed, obs_bank, pipe_with, plan_of, requests_of, settings_of
+from pipelines.prepared import LEVELS, fresh, latents_of, mixed, obs_bank, plan_of, requests_of, settings_of
 from pipelines.registry import PIPELINES, TinyPipeline
 
 RANK, ALPHA = 2, 6
@@ -25,16 +23,6 @@ TARGETS = ("to_q", "to_out.0")
 every_family = pytest.mark.parametrize(
     "own", [own for own in PIPELINES if own.name in ("sdxl", "flux", "sd3")], ids=lambda own: own.name
 )
-
-
-@pytest.fixture(autouse=True)
-def no_grad() -> Iterator[None]:
-    with torch.no_grad():
-        yield
-
-
-def fresh(own: TinyPipeline) -> Any:
-    return copy.deepcopy(pipe_with(own, own.samplers[0]))
 
 
 def with_lora(own: TinyPipeline) -> Any:

@@ -15,24 +15,13 @@ from diff_es.bank import Bank
 from diff_es.denoisers import denoiser_of, spec_of
 from diff_es.routing import apply_, is_routed, load, remove_, routed, save
 from families.oracles import pruned_model
-from pipelines.prepared import latents_of, mixed, obs_bank, pipe_with, routed_latents, settings_of
+from pipelines.prepared import fresh, latents_of, mixed, obs_bank, routed_latents, settings_of
 from pipelines.registry import PIPELINES, TinyPipeline
 from support import same_state, snapshot
 
 #: Variants of a pipeline differ in samplers and guidance alone.
 ONE_EACH = tuple({own.name.partition(",")[0]: own for own in reversed(PIPELINES)}.values())
 every_pipeline = pytest.mark.parametrize("own", ONE_EACH, ids=lambda own: own.name)
-
-
-@pytest.fixture(autouse=True)
-def no_grad() -> Iterator[None]:
-    with torch.no_grad():
-        yield
-
-
-def fresh(own: TinyPipeline) -> Any:
-    """A copy that a test may change."""
-    return copy.deepcopy(pipe_with(own, own.samplers[0]))
 
 
 @contextmanager
