@@ -50,6 +50,34 @@ def _(lab: Lab) -> object:
 
 
 @case(
+    "DeepCache on a transformer",
+    REFUSED,
+    "DeepCache, interval 2 is for U-Nets, and DiTPipeline has none: remove it.",
+)
+def _(lab: Lab) -> object:
+    return lab.refused(evaluation={"deep_cache": 2})
+
+
+@case(
+    "First Block Cache on a model that diffusers has none for",
+    REFUSED,
+    "First Block Cache, threshold 0.1: diffusers has no cache for DiTTransformer2DModel; remove it.",
+)
+def _(lab: Lab) -> object:
+    return lab.refused(evaluation={"first_block_cache": 0.1})
+
+
+@case(
+    "both caches at once",
+    REFUSED,
+    "evaluation.deep_cache=2 is for U-Nets and evaluation.first_block_cache=0.1 for transformers; remove one of the "
+    "two.",
+)
+def _(lab: Lab) -> object:
+    return lab.refused(evaluation={"deep_cache": 2, "first_block_cache": 0.1})
+
+
+@case(
     "infeasible budget",
     REFUSED,
     "sparsity=0.9 is infeasible: with every stage at its highest level (3, 3, 3) of H=4 only 0.7500 can be removed. "
