@@ -60,7 +60,7 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         sync(path.parent)
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or str(error).rpartition("I/O error: ")[2]  # of safetensors
         raise ArtifactError(f"Cannot write {path}: {reason}.") from error
     finally:
         temporary.unlink(missing_ok=True)

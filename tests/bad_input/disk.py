@@ -8,7 +8,7 @@ from bad_input.table import case
 FULL = "stops; no half-written file or folder stays, and the run can be resumed"
 
 
-@case("disk full while the bank is written", FULL, "Cannot write …bank/stage-00.safetensors: File too large.")
+@case("disk full while the bank is written", FULL, "Cannot write …bank/stage-00.safetensors: File too large….")
 def _(lab: Lab) -> None:
     lab.finished.copy(lab.run_folder)
     try:
@@ -32,7 +32,7 @@ def _(lab: Lab) -> None:
         lab.resume()
 
 
-@case("disk full while the artefact is written", FULL, "Cannot write …stage-00.safetensors: File too large.")
+@case("disk full while the artefact is written", FULL, "Cannot write …stage-00.safetensors: File too large….")
 def _(lab: Lab) -> None:
     lab.finished.copy(lab.run_folder)
     try:
