@@ -221,7 +221,7 @@ def slugs(names: Iterable[str]) -> list[str]:
     """Turn names into distinct file names of a-z, 0-9 and hyphens, in their order."""
     made: list[str] = []
     for name in names:
-        base = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60] or "unnamed"
+        base = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60].rstrip("-") or "unnamed"
         slug, count = base, 1
         while slug in made:
             count += 1
