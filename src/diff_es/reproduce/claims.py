@@ -164,7 +164,7 @@ def _with_examination(
     sentences += [f"By {own.metric} the same claim {_says(own)}." for own in others]
     if better.searches and worse.searches and claim.metric != fitness:
         mine, theirs = (np.mean([own.fitness for own in row.searches]) for row in (better, worse))
-        if _same_probes(better, worse):
+        if _same_probes(better, worse) and better.searches != worse.searches:
             sentences.append(
                 f"On the searches' own probes the fitness ({fitness}) is {mine:.4g} against {theirs:.4g}: "
                 + (

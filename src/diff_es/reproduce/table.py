@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from diff_es.errors import InputError
@@ -21,7 +22,7 @@ class Row:
 
     Attributes:
         name: Unique within the table; rows of different tables that have one recipe share all work.
-        group: What the rows are sorted by (the pruner).
+        group: What the rows are sorted by (the pruner); rows of one group follow each other.
         recipe: Name of the shipped recipe that it starts from.
         changes: What the row changes in it, section by section.
         searched: Whether the row depends on the seed of the search; then it is made once for every seed of the scale.
@@ -96,6 +97,9 @@ class Table:
         names = [row.name for row in self.rows]
         if len(set(names)) < len(names):
             raise InputError(f"Table {self.name} has a row twice: {names}.")
+        groups = [group for group, _ in groupby(row.group for row in self.rows)]
+        if len(set(groups)) < len(groups):
+            raise InputError(f"Table {self.name} has rows of one group apart: {groups}.")
         for claim in self.claims:
             if missing := {claim.better, claim.worse} - set(names) - SPECIAL:
                 raise InputError(f"Table {self.name} claims something of {sorted(missing)}, which it lacks.")

@@ -148,7 +148,7 @@ TABLE8 = tables.register(
         "Table 8: fitness metrics on SDXL from 10 to 50 %",
         "OBS at five sparsities, the stages searched by different fitness metrics. CLIP-IQA and TOPIQ need weights "
         "that cannot be shipped; their rows exist at the paper's scale only.",
-        tuple(by_fitness(metric, sparsity) for sparsity in _SPARSITIES for metric in _BY_METRIC),
+        tuple(by_fitness(metric, sparsity) for metric in _BY_METRIC for sparsity in _SPARSITIES),
         tuple(claim for sparsity in _SPARSITIES for claim in _fitness_claims(sparsity)),
         dense=DENSE,
     ),
