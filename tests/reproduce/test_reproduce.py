@@ -15,9 +15,10 @@ from diff_es.artifacts import held
 from diff_es.errors import InputError
 from diff_es.evaluation import Measurement
 from diff_es.reproduce import Expectation, Reproduced, reproduce, tables
+from diff_es.reproduce.claims import examined
 from diff_es.reproduce.columns import columns
 from diff_es.reproduce.files import write_files
-from diff_es.reproduce.result import RowResult, TableResult
+from diff_es.reproduce.result import ClaimResult, RowResult, TableResult
 from diff_es.reproduce.scale import Scale
 from reproduce.tiny_table import TABLE, tiny_judge, tiny_scale
 
@@ -123,6 +124,22 @@ def test_a_heading_names_the_metric_of_the_paper_where_the_paper_has_values(made
 def _as_agreement(row: RowResult) -> tuple[Measurement, ...]:
     """The row's first measurement under the name that stands for the paper's CLIP score."""
     return (replace(row.quality[0], metric="label_agreement"),)
+
+
+def test_two_rows_of_one_search_say_nothing_of_the_search(made: Reproduced) -> None:
+    """As a row and the same row measured under a cache."""
+    one, greedy = made.result.row("searched"), made.result.row("greedy")
+    rows = {"searched": one, "cached": replace(one, name="cached"), "greedy": greedy}
+    claim = ClaimResult("searched", "cached", "FID", "quarter_frechet", False, (5.0, 4.0), None, (-2.0, -0.5))
+    same, other = examined([claim, replace(claim, worse="greedy")], rows, "ssim")
+    assert "own probes" in other.examination and "own probes" not in same.examination
+
+
+def test_rows_of_one_group_follow_each_other() -> None:
+    """They share a heading in the report."""
+    rows = (TABLE.rows[0], replace(TABLE.rows[1], group="other"), TABLE.rows[2])
+    with pytest.raises(InputError, match=r"rows of one group apart: \['OBS', 'other', 'OBS'\]"):
+        replace(TABLE, rows=rows, claims=(), memory="")
 
 
 def test_the_files_say_what_the_record_says(made: Reproduced) -> None:
