@@ -218,11 +218,11 @@ def full_size() -> str:
         record = read(path.stem)
         shared = ", calibrated once" if record["shared"] else ""
         sizes = [
-            f"{record['predicted'][key] / 2**30:.3f} / {record['real'][key] / 2**30:.3f} GiB"
+            f"{_size(record['predicted'][key])} / {_size(record['real'][key])}"
             for key in ("calibration_bytes", "bank_bytes")
         ]
         steps = [
-            f"{record[step]['seconds'] / 60:.0f} min, {record[step]['peak_resident_bytes'] / 2**30:.1f} GiB"
+            f"{record[step]['seconds']:.0f} s, {_size(record[step]['peak_resident_bytes'])}"
             for step in ("calibration", "bank")
         ]
         settings = f"{record['method']}, {record['stages']} stages{shared}, H = {record['levels']}, {record['dtype']}"
@@ -249,6 +249,10 @@ def full_size() -> str:
         )
         + "".join(origins)
     )
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.3f} GiB" if count >= 2**30 else f"{count / 2**20:.3f} MiB"
 
 
 def toy_landscapes() -> str:
