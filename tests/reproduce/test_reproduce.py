@@ -208,4 +208,5 @@ def test_tables_four_and_eight_search_the_same_schedules() -> None:
     scale = Scale.load("small")
     fours = [recipe for row in tables["table4"].at("small").rows for recipe in row.recipes(scale)]
     eights = [recipe for row in tables["table8"].at("small").rows for recipe in row.recipes(scale)]
-    assert len(fours) == 9 and len(eights) == 45 and all(recipe in eights for recipe in fours)
+    assert len(fours) == 9 and len(eights) == 30
+    assert sum(recipe in eights for recipe in fours) == 6, "by SSIM and by latent MSE, three searches each"
