@@ -94,7 +94,9 @@ def test_an_attention_whose_norm_runs_across_the_heads_equals_a_smaller_one(fami
                 (kept,) = kept_of(layer, bank.thin(stage, layer, levels[stage]))
                 arguments, given, result = runs[layer.name]
                 assert 0 < len(kept) < layer.num_groups
-                assert torch.equal(smaller(family, dense, layer.name, kept)(*arguments, **given), result)
+                # Not bit for bit: sums may run in another order in a module of its own.
+                expected = smaller(family, dense, layer.name, kept)(*arguments, **given)
+                torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-6)
 
 
 @contract

@@ -164,7 +164,7 @@ def test_a_signal_ends_the_run_which_then_goes_on(finished: Finished, tmp_path: 
         time.sleep(0.002)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
+    assert process.returncode == 128 + number, errors
     assert "stopped; a run goes on with --resume" in errors and "Traceback" not in errors
     assert not (folder / "pruned").exists() and not list(folder.rglob("*.tmp"))
     make_all(Session(finished.recipe, folder))
