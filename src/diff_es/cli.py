@@ -6,6 +6,7 @@ Exit codes: 0 = done, 1 = the input cannot be used, 2 = wrong usage, 130 = inter
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
 import sys
@@ -29,6 +30,7 @@ app.add_typer(zoo_app, name="zoo")
 
 _out = Console()
 _err = Console(stderr=True)
+_STDERR = 2
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 DeviceOption = Annotated[str, typer.Option(help="auto (CUDA if there is one), cpu, cuda, cuda:1, …")]
@@ -281,7 +283,8 @@ def main() -> None:
 
 def _stop(number: int, _: object) -> None:
     """End on a signal with the shell's exit code for it; what was written so far stays."""
-    _err.print(f"{signal.strsignal(number)}: stopped; a run goes on with --resume", highlight=False)
+    # Not by a stream: the signal may have come while it is being written to, and it refuses a second writer.
+    os.write(_STDERR, f"{signal.strsignal(number)}: stopped; a run goes on with --resume\n".encode())
     sys.exit(128 + number)
 
 

@@ -151,6 +151,26 @@ def test_images_of_another_run_are_refused(finished: Finished, tmp_path: Path) -
         compress(finished.recipe, folder, resume=True)
 
 
+def test_a_signal_may_come_while_progress_is_being_written() -> None:
+    """Streams refuse a second writer; the run must not end with an error of theirs."""
+    script = (
+        "import io, os, signal, sys\n"
+        "from diff_es import cli\n"
+        "sent = []\n"
+        "class Interrupted(io.RawIOBase):\n"
+        "    def writable(self): return True\n"
+        "    def write(self, content):\n"
+        "        if not sent: sent.append(1); os.kill(os.getpid(), signal.SIGINT)\n"
+        "        return len(content)\n"
+        "signal.signal(signal.SIGINT, cli._stop)\n"
+        "sys.stderr = io.TextIOWrapper(io.BufferedWriter(Interrupted()))\n"
+        "sys.stderr.buffer.write(b'half done'); sys.stderr.buffer.flush()"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+    assert ended.returncode == 128 + signal.SIGINT
+    assert "stopped; a run goes on with --resume" in ended.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_run_which_then_goes_on(finished: Finished, tmp_path: Path, number: signal.Signals) -> None:
     recipe = tmp_path / "recipe.yaml"
