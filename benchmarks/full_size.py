@@ -20,6 +20,7 @@ from torch import nn
 
 from diff_es.calibration import CalibrationConfig, calibrate
 from diff_es.denoisers import Call, spec_of
+from diff_es.evaluation.memory import ResidentGauge
 from diff_es.pruning import BankConfig, build_bank, pruners
 from diff_es.run.footprint import footprint
 from diff_es.stages import StagePlan
@@ -28,6 +29,7 @@ from results import add_output_option, finish
 
 STEPS = 20
 CALLS = 4
+GAUGE = ResidentGauge()
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def measure(model: Model, method: str, stages: int, limit_gib: float, folder: Pa
     plan = StagePlan.split(tuple(pipe.scheduler.timesteps.tolist()), stages)
     collect = pruners[method].needs
     config = CalibrationConfig(plan, collect, shared=size.shared, memory_limit=int(limit_gib * 2**30))
-    before = resident()
+    before = GAUGE.now()
     with Watch() as calibration:
         stats = calibrate(pipe, RandomCalls(model.call), config, folder / "calibration")
     with Watch() as building:
@@ -143,26 +145,14 @@ class Watch:
     peak_resident_bytes: int = 0
 
     def __enter__(self) -> Watch:
-        Path("/proc/self/clear_refs").write_text("5")  # begins the peak anew
+        GAUGE.reset_peak()
         self.seconds = -time.perf_counter()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.seconds += time.perf_counter()
-        self.peak_resident_bytes = status("VmHWM")
+        self.peak_resident_bytes = GAUGE.peak()
         print(self, flush=True)
-
-
-def resident() -> int:
-    return status("VmRSS")
-
-
-def status(key: str) -> int:
-    """Bytes of one line of Linux's account of this process."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1]) * 1024
-    raise KeyError(key)
 
 
 def stored(folder: Path) -> int:

@@ -237,7 +237,12 @@ def page() -> str:
     samplers = ["| family | guidance | samplers |", "|---|---|---|", *_families()]
     compiled = ", ".join(dict.fromkeys(own.family for own in COMPILED))
     gains = _GAINS.format(batch=_measured()["batch_size"]) + "\n".join(_gains(_measured())) + "\n"
-    tail = ["", f"A compiled forward was tried with {compiled}.", ""]
+    tail = [
+        "",
+        f"Graphs of a compiled forward are counted in pipelines of {compiled}; that of every family is compiled in the "
+        "contract suite, see [models](models.md).",
+        "",
+    ]
     return "\n".join([_HEAD + rows[0], *rows[1:], gains + _ORDER + samplers[0], *samplers[1:], *tail])
 
 

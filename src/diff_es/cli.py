@@ -200,8 +200,8 @@ def bench(  # noqa: PLR0913, PLR0917 (each is an option of the command)
 
 @app.command()
 def reproduce(  # noqa: PLR0913, PLR0917 (each is an option of the command)
-    table: Annotated[str, typer.Argument(help="table1 to table11, figure1 or figure4.")],
-    scale: Annotated[str, typer.Option(help="small (the shipped model) or paper (the paper's own).")] = "small",
+    table: Annotated[str, typer.Argument(help="table1 to table11, table5-sdxl, figure1 or figure4.")],
+    scale: Annotated[str, typer.Option(help="small (the shipped models) or paper (the paper's own).")] = "small",
     output: Annotated[Path, typer.Option("--output", "-o", help="All tables; they share their work there.")] = Path(
         "runs/tables"
     ),

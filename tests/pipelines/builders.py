@@ -207,13 +207,16 @@ def tiny_flux2(folder: Path, scheduler: Any = None) -> Flux2KleinPipeline:
         latent_channels=4,
         norm_num_groups=4,
     ).eval()
-    text = Qwen3ForCausalLM(
-        Qwen3Config(vocab_size=len(letter_tokens()), head_dim=8, **{**_QWEN, "num_hidden_layers": 2})
-    ).eval()
+    text = tiny_qwen3(Qwen3ForCausalLM)
     parts = {"tokenizer": chat_tokenizer(folder), "text_encoder": text, "vae": vae}
     pipe = _BriefKlein(**parts, transformer=transformer, scheduler=scheduler or flow(use_dynamic_shifting=True))
     pipe.default_sample_size = 8  # of no configuration file
     return quiet(pipe)
+
+
+def tiny_qwen3(kind: type[Any]) -> Any:
+    """Two layers, so that its hidden states are three."""
+    return kind(Qwen3Config(vocab_size=len(letter_tokens()), head_dim=8, **{**_QWEN, "num_hidden_layers": 2})).eval()
 
 
 def chat_tokenizer(folder: Path) -> Any:
@@ -245,9 +248,7 @@ def tiny_z_image(folder: Path, scheduler: Any = None) -> ZImagePipeline:
         if name.endswith("pad_token"):  # without values of its own until it is loaded
             torch.nn.init.normal_(parameter)
     vae = tiny_vae(blocks=7, use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.1, scaling_factor=0.4)
-    text = Qwen3Model(
-        Qwen3Config(vocab_size=len(letter_tokens()), head_dim=8, **{**_QWEN, "num_hidden_layers": 2})
-    ).eval()
+    text = tiny_qwen3(Qwen3Model)
     parts = {"tokenizer": chat_tokenizer(folder), "text_encoder": text, "vae": vae}
     return quiet(ZImagePipeline(**parts, transformer=transformer, scheduler=scheduler or flow(shift=3.0)))
 

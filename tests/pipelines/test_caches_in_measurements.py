@@ -83,7 +83,7 @@ def test_first_block_cache_costs_what_it_computes() -> None:
 
 
 @pytest.mark.parametrize("cache", [DeepCache(3), FirstBlockCache(0.1), None])
-def test_settings_of_images_tell_caches_apart(cache: Cache | None, tmp_path: Path) -> None:
+def test_settings_of_images_survive_the_disk_with_their_cache(cache: Cache | None, tmp_path: Path) -> None:
     pipe = pipe_with(DIT, DIT.samplers[0])
     settings: dict[str, Any] = {"scheduler": "DDIM", "sampler": settings_of(DIT), "requests": requests_of(pipe)}
     own = ImageSettings(fingerprint(denoiser_of(pipe)), schedule=None, bank=(), cache=cache, **settings)

@@ -162,7 +162,7 @@ def _read_task() -> MemoryTask:
 
 def _measure_here(task: MemoryTask) -> MemoryRecord:
     """Measure in this very process, which must be fresh."""
-    gauge = _CudaGauge() if task.device.startswith("cuda") else _ResidentGauge()
+    gauge = _CudaGauge() if task.device.startswith("cuda") else ResidentGauge()
     tensors_before, before = live_tensor_bytes(), gauge.now()
     pipe = _load(task)
     # Counting collects garbage, so that the gauge sees none.
@@ -267,7 +267,7 @@ class _CudaGauge:
         return torch.cuda.max_memory_allocated()
 
 
-class _ResidentGauge:
+class ResidentGauge:
     """The resident set of this process, as Linux counts it.
 
     `resource.getrusage` would not do: the peak that it gives is inherited from the process that started this one.
@@ -276,12 +276,15 @@ class _ResidentGauge:
     how = "resident set of a process of its own (Linux)"
 
     def now(self) -> int:
+        """Bytes that are resident."""
         return self._status("VmRSS")
 
     def peak(self) -> int:
+        """The most that have been since the peak was reset."""
         return self._status("VmHWM")
 
     def reset_peak(self) -> None:
+        """Begin the peak anew."""
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
     @staticmethod
