@@ -272,20 +272,41 @@ def zoo_train(
 
 def main() -> None:
     """Run the command line; an expected error is one message, not a traceback."""
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, _stop)
+    stopped_by = _end_on_signals()
     try:
         app(prog_name="diff-es")
-    except DiffESError as error:
+    except Exception as error:
+        # Extensions in C may turn the end of the program into an error of theirs.
+        if stopped_by:
+            sys.exit(_exit_code(stopped_by[0]))
+        if not isinstance(error, DiffESError):
+            raise
         _err.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
 
 
-def _stop(number: int, _: object) -> None:
-    """End on a signal with the shell's exit code for it; what was written so far stays."""
-    # Not by a stream: the signal may have come while it is being written to, and it refuses a second writer.
-    os.write(_STDERR, f"{signal.strsignal(number)}: stopped; a run goes on with --resume\n".encode())
-    sys.exit(128 + number)
+def _end_on_signals() -> list[int]:
+    """End on Ctrl-C and termination; what was written so far stays.
+
+    Returns:
+        The signals that have come, empty at first.
+    """
+    stopped_by: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        stopped_by.append(number)
+        # Not by a stream: the signal may have come while it is being written to, and it refuses a second writer.
+        os.write(_STDERR, f"{signal.strsignal(number)}: stopped; a run goes on with --resume\n".encode())
+        sys.exit(_exit_code(number))
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    return stopped_by
+
+
+def _exit_code(number: int) -> int:
+    """The shell's exit code for a signal."""
+    return 128 + number
 
 
 def _say(text: str) -> None:

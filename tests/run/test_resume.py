@@ -162,13 +162,28 @@ def test_a_signal_may_come_while_progress_is_being_written() -> None:
         "    def write(self, content):\n"
         "        if not sent: sent.append(1); os.kill(os.getpid(), signal.SIGINT)\n"
         "        return len(content)\n"
-        "signal.signal(signal.SIGINT, cli._stop)\n"
+        "cli._end_on_signals()\n"
         "sys.stderr = io.TextIOWrapper(io.BufferedWriter(Interrupted()))\n"
         "sys.stderr.buffer.write(b'half done'); sys.stderr.buffer.flush()"
     )
     ended = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
     assert ended.returncode == 128 + signal.SIGINT
     assert "stopped; a run goes on with --resume" in ended.stderr
+
+
+def test_a_signal_that_an_extension_takes_for_an_error_ends_the_run_too() -> None:
+    """As safetensors does where a signal comes while torch makes the storage of a tensor."""
+    script = (
+        "import os, signal\n"
+        "from diff_es import cli\n"
+        "def app(**_):\n"
+        "    try: os.kill(os.getpid(), signal.SIGINT)\n"
+        "    except SystemExit: raise ValueError('could not determine the shape') from None\n"
+        "cli.app = app; cli.main()"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+    assert ended.returncode == 128 + signal.SIGINT
+    assert "stopped; a run goes on with --resume" in ended.stderr and "Traceback" not in ended.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

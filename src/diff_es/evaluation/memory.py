@@ -22,6 +22,8 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from pydantic import TypeAdapter
+from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 
 from diff_es.bank import Bank, Pruned, ThinSource
 from diff_es.errors import ArtifactError, DiffESError, InputError
@@ -37,6 +39,8 @@ Setting: TypeAlias = Literal["dense", "resident", "gather", "stitched"]
 #: Named, not imported: only the process that measures it may load it, and baselines are no part of evaluation.
 _STITCH = "diff_es.baselines.stitching:stitch_"
 
+#: What tracing and compiling leave behind has shapes and no memory.
+_WITHOUT_DATA = (FakeTensor, FunctionalTensor)
 _PROGRAM = "from diff_es.evaluation.memory import answer; answer()"
 
 
@@ -229,7 +233,10 @@ def live_tensor_bytes() -> int:
     spans: list[tuple[int, int]] = []
     for found in gc.get_objects():
         # type(), not isinstance(): the latter wakes deprecated proxy objects of torch.
-        if issubclass(type(found), torch.Tensor) and found.layout == torch.strided and found.device.type != "meta":
+        kind = type(found)
+        if not issubclass(kind, torch.Tensor) or issubclass(kind, _WITHOUT_DATA):
+            continue
+        if found.layout == torch.strided and found.device.type != "meta":
             spans += _span(found)
     return _covered(sorted(spans))
 
