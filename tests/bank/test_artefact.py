@@ -78,7 +78,7 @@ def test_a_fresh_process_gives_the_same_bits(pipe: DiTPipeline, stats: Calibrati
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("mode", ["resident", "gather"])
+@pytest.mark.parametrize("mode", ["resident", "stream", "gather"])
 def test_loading_routes_like_the_bank(
     pipe: DiTPipeline, stats: CalibrationStats, method: str, mode: str, tmp_path: Path
 ) -> None:

@@ -53,7 +53,7 @@ def test_sliced_equals_masked_in_float64(family: Family) -> None:
         assert (found - expected).abs().max() <= 1e-12 * expected.abs().max()
 
 
-@pytest.mark.parametrize("mode", ["resident", "gather"])
+@pytest.mark.parametrize("mode", ["resident", "stream", "gather"])
 @every_family
 @torch.no_grad()
 def test_the_routed_model_equals_physically_pruned_ones_bit_for_bit(family: Family, mode: Mode) -> None:

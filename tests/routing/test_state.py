@@ -20,7 +20,7 @@ from routing_oracles import pruned_model
 from support import METHODS, PLAN, REQUESTS, SAMPLER, call_at, mixed_levels, same_state, snapshot, timestep_in
 
 every_method = pytest.mark.parametrize("method", METHODS)
-every_mode = pytest.mark.parametrize("mode", ["resident", "gather"])
+every_mode = pytest.mark.parametrize("mode", ["resident", "stream", "gather"])
 STAGES = range(PLAN.num_stages)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from diff_es.denoisers.timestep import read_timestep
 from diff_es.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class DenoiserSpec:
         return self.blocks(denoiser) if blocks else self.width_layers(denoiser)
 
     def timestep(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
-        """Read the timestep of a denoiser call, in train units.
+        """Read the timestep of a denoiser call, in train units; see `read_timestep` for when a device is waited for.
 
         Raises:
             UnsupportedModelError: the call carries no timestep.
@@ -83,4 +84,4 @@ class DenoiserSpec:
             value = args[self.timestep_position]
         else:
             raise UnsupportedModelError(f"{self.architecture} was called without {self.timestep_argument!r}.")
-        return self.units(denoiser).to_train(float(value.max() if hasattr(value, "max") else value))
+        return self.units(denoiser).to_train(read_timestep(value))

@@ -8,6 +8,6 @@ from diff_es.routing.apply import remove_ as remove_
 from diff_es.routing.apply import routed as routed
 from diff_es.routing.artefact import load as load
 from diff_es.routing.artefact import save as save
+from diff_es.routing.residence import Mode as Mode
 from diff_es.routing.router import DEFAULT_CACHE_BYTES as DEFAULT_CACHE_BYTES
-from diff_es.routing.router import Mode as Mode
 from diff_es.routing.router import Router as Router

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from diff_es.denoisers import ROUTER, denoiser_of, dense_denoiser_of, fingerprint
 from diff_es.errors import UnsupportedModelError
-from diff_es.routing.router import Mode, Router
+from diff_es.routing.residence import Mode
+from diff_es.routing.router import Router
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -27,8 +28,9 @@ def apply_(pipe: Any, source: ThinSource, schedule: PruningSchedule, *, mode: Mo
         pipe: A diffusers pipeline whose denoiser is dense.
         source: The bank, or a loaded artefact, that holds the pruned weights of this very model.
         schedule: What to run.
-        mode: "resident" keeps the thin weights of all stages on the device; "gather" cuts them out of the dense
-            backbone at each stage switch, for less memory.
+        mode: "resident" keeps the thin weights of all stages on the device; "stream" those of two, the next ones being
+            copied from host memory meanwhile; "gather" cuts them out of the dense backbone at each stage switch.
+            `choose_mode` finds the fastest that fits a memory limit.
 
     Raises:
         UnsupportedModelError: the model is routed already, cannot be pruned as it is, or is not the one that the
@@ -51,6 +53,7 @@ def install_(denoiser: nn.Module, router: Router) -> None:
         denoiser.register_load_state_dict_pre_hook(_on_load),  # type: ignore[no-untyped-call]
     )
     vars(denoiser).update({ROUTER: router, _HANDLES: handles, "_apply": MethodType(_convert, denoiser)})
+    router.stand_by()
 
 
 def remove_(pipe: Any) -> None:
@@ -62,7 +65,7 @@ def remove_(pipe: Any) -> None:
     denoiser = denoiser_of(pipe)
     if not is_routed(pipe):
         raise UnsupportedModelError("The denoiser is not routed; there is nothing to remove.")
-    vars(denoiser)[ROUTER].point_at(None)
+    vars(denoiser)[ROUTER].release()
     for handle in vars(denoiser)[_HANDLES]:
         handle.remove()
     for name in (ROUTER, _HANDLES, "_apply"):
@@ -118,9 +121,6 @@ def _on_load(*_: Any) -> None:
 def _convert(self: nn.Module, function: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
     """Stand in for nn.Module._apply: move the parked weights along with the attached ones."""
     router: Router = vars(self)[ROUTER]
-    stage = router.stage
-    router.point_at(None)
-    type(self)._apply(self, function, recurse)  # type: ignore[no-untyped-call]
-    router.convert(function)
-    router.point_at(stage)
+    with router.converted(function):
+        type(self)._apply(self, function, recurse)  # type: ignore[no-untyped-call]
     return self

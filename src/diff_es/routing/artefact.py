@@ -11,7 +11,7 @@ from diff_es.bank.pruned import FORMAT as PRUNED_FORMAT
 from diff_es.denoisers import dense_denoiser_of, spec_of
 from diff_es.errors import InputError
 from diff_es.routing.apply import apply_, check_model
-from diff_es.routing.router import Mode
+from diff_es.routing.residence import Mode
 from diff_es.sampling import SamplerConfig
 from diff_es.schedule import PruningSchedule
 from diff_es.schedulers import scheduler_facts
