@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import os
 import shlex
 import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from diff_es.evaluation import environment
 
@@ -21,7 +24,11 @@ def add_output_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, help="also write the result to this file")
 
 
-def finish(numbers: dict[str, Any], output: Path | None) -> None:
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …")
+
+
+def finish(numbers: dict[str, Any], output: Path | None, device: str = "cpu") -> None:
     """Print and keep the numbers with command, commit, date and environment."""
     # Where the result is written is the caller's affair, and may be a path of their machine.
     arguments = [a for a, before in zip(sys.argv[1:], sys.argv, strict=False) if "--json" not in (a, before)]
@@ -31,7 +38,7 @@ def finish(numbers: dict[str, Any], output: Path | None) -> None:
         "command": command,
         **_CODE,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "environment": asdict(environment()),
+        "environment": asdict(environment(torch.device(device))),
     }
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -43,8 +50,13 @@ def _git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
+def _code() -> dict[str, Any]:
+    """Which code runs; a copy without git says so itself, by the variable DIFF_ES_COMMIT."""
+    if "DIFF_ES_COMMIT" in os.environ:
+        return {"commit": os.environ["DIFF_ES_COMMIT"], "uncommitted_changes": False}
+    changes = bool(_git("status", "--porcelain", "--", "src", "benchmarks"))
+    return {"commit": _git("rev-parse", "HEAD"), "uncommitted_changes": changes}
+
+
 #: Read at the start: the checkout may move on while a benchmark runs.
-_CODE = {
-    "commit": _git("rev-parse", "HEAD"),
-    "uncommitted_changes": bool(_git("status", "--porcelain", "--", "src", "benchmarks")),
-}
+_CODE = _code()

@@ -59,7 +59,12 @@ def check_uncompiled(denoiser: nn.Module, what: str) -> None:
     Raises:
         UnsupportedModelError: the denoiser, its forward or its blocks are compiled.
     """
-    if has_compiled_forward(denoiser) or any(part._compiled_call_impl is not None for part in denoiser.modules()):
+    graphs = hasattr(vars(denoiser).get("forward"), "records_graphs")
+    if (
+        graphs
+        or has_compiled_forward(denoiser)
+        or any(part._compiled_call_impl is not None for part in denoiser.modules())
+    ):
         raise UnsupportedModelError(
             f"{what} would compile the denoiser anew for the shapes of every schedule, which takes longer than the "
             "runs that it saves: do it with the plain model, and compile the routed one."

@@ -66,3 +66,10 @@ def output_of(result: Any) -> Tensor:
     """
     sample: Tensor | list[Tensor] = result[0] if isinstance(result, tuple) else result.sample
     return sample if isinstance(sample, Tensor) else torch.stack(sample)
+
+
+def copy_output(result: Any) -> Any:
+    """Return a copy of what a denoiser's forward gives, in the same form: a tuple, or a record with `sample`."""
+    content = result[0] if isinstance(result, tuple) else result.sample
+    copied = each_tensor(content, lambda tensor: tensor.clone())
+    return (copied,) if isinstance(result, tuple) else type(result)(sample=copied)

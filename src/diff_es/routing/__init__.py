@@ -8,6 +8,11 @@ from diff_es.routing.apply import remove_ as remove_
 from diff_es.routing.apply import routed as routed
 from diff_es.routing.artefact import load as load
 from diff_es.routing.artefact import save as save
+from diff_es.routing.compiled import compile_ as compile_
+from diff_es.routing.compiled import compiled as compiled
+from diff_es.routing.compiled import uncompile_ as uncompile_
+from diff_es.routing.planner import ModePlan as ModePlan
+from diff_es.routing.planner import choose_mode as choose_mode
 from diff_es.routing.residence import Mode as Mode
 from diff_es.routing.router import DEFAULT_CACHE_BYTES as DEFAULT_CACHE_BYTES
 from diff_es.routing.router import Router as Router

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from diff_es.denoisers import spec_of
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 #: Thin layers kept beyond the present schedule, for a search that comes back to them.
 DEFAULT_CACHE_BYTES = 2 * 2**30
 
+_versions = count(1)
+
 
 class Router:
     """Points the layers of one denoiser at the weights of the stage that runs."""
@@ -51,10 +54,11 @@ class Router:
         self.source = source
         self.mode = mode
         self.stage: int | None = None
-        #: Counts what changes the addresses of the stages' weights: other schedules, other devices or dtypes.
-        self.changes = 0
+        #: A number that no other router has: new when the stages' weights get other addresses (another schedule,
+        #: device or dtype).
+        self.version = next(_versions)
         self.spec = spec_of(denoiser)
-        self._denoiser = denoiser
+        self.denoiser = denoiser
         self._cutter = Cutter(denoiser, source)
         self._residence = _residence(mode, self._cutter, denoiser, cache_bytes)
         self._accelerators = Accelerators(denoiser, self.spec, self.layers, depth=source.depth)
@@ -90,7 +94,7 @@ class Router:
             )
         self.point_at(None)
         self._schedule = schedule
-        self.changes += 1
+        self.version = next(_versions)
         self._residence.prepare(schedule)
 
     def on_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -99,7 +103,7 @@ class Router:
         Raises:
             UnsupportedModelError: a cache, offload or compilation of the denoiser that cannot go on in this stage.
         """
-        stage = self.source.plan.stage_at(self.spec.timestep(self._denoiser, args, kwargs))
+        stage = self.source.plan.stage_at(self.spec.timestep(self.denoiser, args, kwargs))
         if stage != self.stage:
             self._accelerators.begin_stage_(self._planned())
             self.point_at(stage)
@@ -130,7 +134,7 @@ class Router:
         yield
         self._residence.convert(function)
         self._cutter.remember_dense()
-        self.changes += 1
+        self.version = next(_versions)
         self.point_at(stage)
 
     def _planned(self) -> PruningSchedule:

@@ -1,0 +1,110 @@
+"""Device memory of a denoiser of a published size: dense, routed in each memory mode, and stitched.
+
+One setting after the other, each on a model of its own. On a GPU the allocator's peak is read; on a CPU each setting
+runs in a process of its own, whose resident set is read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import subprocess
+import sys
+from typing import Any
+
+import torch
+
+from diff_es.baselines.stitching import stitch_
+from diff_es.denoisers import denoiser_of
+from diff_es.evaluation.memory import ResidentGauge
+from diff_es.routing import apply_
+from diff_es.routing.planner import weight_bytes
+from inference import runner
+from random_models import MODELS, RandomModel, RandomPruning, schedule_of
+from results import add_device_option, add_output_option, finish
+
+SETTINGS = ("dense", "resident", "stream", "gather", "stitched")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", choices=MODELS)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--schedule", choices=("ramp", "uniform"), default="ramp")
+    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float16")
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    add_device_option(parser)
+    add_output_option(parser)
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    if device.type == "cpu" and len(arguments.settings) > 1:
+        peaks = {setting: in_own_process(setting) for setting in arguments.settings}
+    else:
+        peaks = {
+            setting: measure(MODELS[arguments.model], setting, arguments, device) for setting in arguments.settings
+        }
+    if "dense" in peaks:
+        for setting, own in peaks.items():
+            own["peak_over_dense"] = own["peak_bytes"] / peaks["dense"]["peak_bytes"]
+            print(
+                f"{setting:>9}: {own['peak_bytes'] / 2**30:.2f} GiB, {own['peak_over_dense']:.2f} of dense", flush=True
+            )
+    numbers = {"model": model.name, "dtype": arguments.dtype, "batch_size": arguments.batch_size}
+    finish({"benchmark": "memory", **numbers, "settings": peaks}, arguments.json, arguments.device)
+
+
+def in_own_process(setting: str) -> dict[str, Any]:
+    """Run this program once more for one setting."""
+    arguments = [a for a in sys.argv[1:] if a != "--json"]
+    command = [sys.executable, sys.argv[0], *arguments, "--settings", setting]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    found: dict[str, Any] = json.loads(lines[-1])["settings"][setting]
+    return {name: value for name, value in found.items() if name != "peak_over_dense"}
+
+
+@torch.no_grad()
+def measure(model: RandomModel, setting: str, arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """Peak of two denoising runs, once everything is loaded."""
+    gauge = ResidentGauge()
+    before = gauge.now() if device.type == "cpu" else 0
+    dtype = getattr(torch, arguments.dtype)
+    pipe = model.build(device, dtype)
+    pipe.vae = None if setting != "stitched" else pipe.vae  # stitching calls the pipeline once
+    plan = model.plan(pipe)
+    source = RandomPruning(denoiser_of(pipe), plan, model.levels)
+    schedule = schedule_of(source, arguments.schedule)
+    predicted = weight_bytes(denoiser_of(pipe), source, schedule)
+    if setting == "stitched":
+        stitch_(pipe, source, schedule)
+        pipe.vae = None
+        del source
+    elif setting != "dense":
+        apply_(pipe, source, schedule, mode=setting)
+    gc.collect()
+    calls = model.calls(plan, arguments.batch_size, device, dtype)
+    loaded, peak = peak_of(lambda: [runner(pipe, calls)() for _ in range(2)], device, gauge)
+    return {
+        "loaded_bytes": loaded - before,
+        "peak_bytes": peak - before,
+        "predicted_weight_bytes": predicted.get(setting),
+    }
+
+
+def peak_of(run: Any, device: torch.device, gauge: ResidentGauge) -> tuple[int, int]:
+    """Bytes before and at the peak of a run."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        loaded = torch.cuda.memory_allocated(device)
+        run()
+        torch.cuda.synchronize(device)
+        return loaded, torch.cuda.max_memory_allocated(device)
+    gauge.reset_peak()
+    loaded = gauge.now()
+    run()
+    return loaded, gauge.peak()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""Denoisers of published sizes with random weights, and random pruning: latency and memory depend on neither."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DiTPipeline,
+    DiTTransformer2DModel,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    StableDiffusionXLPipeline,
+)
+from torch import Tensor, nn
+
+from diff_es.bank import ThinLayer
+from diff_es.denoisers import Call, Fingerprint, Layer, fingerprint, spec_of
+from diff_es.schedule import Allocation
+from diff_es.stages import StagePlan
+from dit_xl_macs import dit_xl
+from real_sizes import flux, sdxl
+
+
+@dataclass(frozen=True)
+class RandomModel:
+    """A size, in a pipeline.
+
+    Attributes:
+        name: For people.
+        denoiser: Makes the denoiser, in torch's default dtype and device.
+        pipeline: Puts it into a pipeline; only DiT's has a VAE and can be called.
+        call: (rows, timestep as the pipeline passes it, device, dtype) → a denoiser call.
+        levels: H.
+        stages: Stages of the denoising run.
+        steps: Its steps.
+        guided: Whether an image has a conditional and an unconditional row.
+    """
+
+    name: str
+    denoiser: Callable[[], nn.Module]
+    pipeline: Callable[[nn.Module], Any]
+    call: Callable[[int, Tensor, torch.device, torch.dtype], Call]
+    levels: int
+    stages: int = 10
+    steps: int = 20
+    guided: bool = True
+
+    def build(self, device: torch.device, dtype: torch.dtype) -> Any:
+        """Return the pipeline with random weights, made on the device."""
+        torch.manual_seed(0)
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            with torch.device(device):
+                pipe = self.pipeline(self.denoiser().eval())
+        finally:
+            torch.set_default_dtype(before)
+        return pipe
+
+    def plan(self, pipe: Any) -> StagePlan:
+        """Return the stages of the pipeline's own steps."""
+        pipe.scheduler.set_timesteps(self.steps)
+        return StagePlan.split(tuple(float(t) for t in pipe.scheduler.timesteps), self.stages)
+
+    def calls(self, plan: StagePlan, images: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
+        """Return the denoiser calls of one denoising run; timesteps are views, as they are in diffusers' pipelines."""
+        timesteps = torch.tensor(plan.timesteps, device=device)
+        rows = images * (2 if self.guided else 1)
+        generator = torch.Generator(device).manual_seed(0)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(generator.initial_seed())
+            return [self.call(rows, timestep, device, dtype) for timestep in timesteps]
+
+
+def dit_s() -> DiTTransformer2DModel:
+    """DiT-S/2 for 256 × 256 images: 12 blocks of 6 heads of 64, 256 tokens."""
+    return DiTTransformer2DModel(
+        num_attention_heads=6,
+        attention_head_dim=64,
+        in_channels=4,
+        out_channels=8,
+        num_layers=12,
+        sample_size=32,
+        patch_size=2,
+        num_embeds_ada_norm=1000,
+        norm_type="ada_norm_zero",
+        activation_fn="gelu-approximate",
+        attention_bias=True,
+    )
+
+
+def vae() -> AutoencoderKL:
+    """The VAE of Stable Diffusion, which DiT has too."""
+    sides = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    widths = (128, 256, 512, 512)
+    return AutoencoderKL(block_out_channels=widths, layers_per_block=2, latent_channels=4, sample_size=256, **sides)
+
+
+def dit_pipeline(denoiser: nn.Module) -> Any:
+    return DiTPipeline(transformer=denoiser, vae=vae().eval(), scheduler=DDIMScheduler())
+
+
+def sdxl_pipeline(denoiser: nn.Module) -> Any:
+    nothing = dict.fromkeys(("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
+    return StableDiffusionXLPipeline(unet=denoiser, scheduler=EulerDiscreteScheduler(), **nothing)
+
+
+def flux_pipeline(denoiser: nn.Module) -> Any:
+    nothing = dict.fromkeys(("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
+    return FluxPipeline(transformer=denoiser, scheduler=FlowMatchEulerDiscreteScheduler(), **nothing)
+
+
+def dit_call(rows: int, timestep: Tensor, device: torch.device, dtype: torch.dtype) -> Call:
+    """Latents of 32 × 32."""
+    return {
+        "hidden_states": torch.randn(rows, 4, 32, 32).to(device, dtype),
+        "timestep": timestep.expand(rows),
+        "class_labels": torch.randint(0, 1000, (rows,)).to(device),
+    }
+
+
+def sdxl_call(rows: int, timestep: Tensor, device: torch.device, dtype: torch.dtype) -> Call:
+    """Images of 1024 × 1024."""
+    added = {"text_embeds": torch.randn(rows, 1280), "time_ids": torch.full((rows, 6), 1024.0)}
+    return {
+        "sample": torch.randn(rows, 4, 128, 128).to(device, dtype),
+        "timestep": timestep,
+        "encoder_hidden_states": torch.randn(rows, 77, 2048).to(device, dtype),
+        "added_cond_kwargs": {name: tensor.to(device, dtype) for name, tensor in added.items()},
+    }
+
+
+def flux_call(rows: int, timestep: Tensor, device: torch.device, dtype: torch.dtype) -> Call:
+    """Images of 1024 × 1024, 256 text tokens; the pipeline divides timesteps by 1,000."""
+    return {
+        "hidden_states": torch.randn(rows, 4096, 64).to(device, dtype),
+        "encoder_hidden_states": torch.randn(rows, 256, 4096).to(device, dtype),
+        "pooled_projections": torch.randn(rows, 768).to(device, dtype),
+        "timestep": timestep.expand(rows).to(dtype) / 1000,
+        "img_ids": torch.zeros(4096, 3, device=device, dtype=dtype),
+        "txt_ids": torch.zeros(256, 3, device=device, dtype=dtype),
+    }
+
+
+MODELS = {
+    "dit-s": RandomModel("DiT-S/2, 256 × 256", dit_s, dit_pipeline, dit_call, levels=6),
+    "dit-xl": RandomModel("DiT-XL/2, 256 × 256", dit_xl, dit_pipeline, dit_call, levels=16),
+    "sdxl": RandomModel("SDXL, 1024 × 1024", sdxl, sdxl_pipeline, sdxl_call, levels=10),
+    "flux": RandomModel(
+        "FLUX.1-schnell, 1024 × 1024", flux, flux_pipeline, flux_call, levels=24, stages=4, steps=4, guided=False
+    ),
+}
+
+
+@dataclass(frozen=True)
+class RandomPruning:
+    """A source of thin layers in which random groups go first, the same in every run; nothing is compensated.
+
+    Attributes:
+        denoiser: The dense model.
+        plan: The stages.
+        num_levels: H.
+    """
+
+    denoiser: nn.Module
+    plan: StagePlan
+    num_levels: int
+    depth: bool = False
+    fingerprint: Fingerprint = field(init=False)
+    layers: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        layers = spec_of(self.denoiser).width_layers(self.denoiser)
+        object.__setattr__(self, "fingerprint", fingerprint(self.denoiser))
+        object.__setattr__(self, "layers", tuple(layer.name for layer in layers))
+
+    def uniform_allocation(self) -> Allocation:
+        return Allocation.uniform(self.layers, self.plan.num_stages, self.num_levels)
+
+    def thin(self, stage: int, layer: Layer, level: int) -> ThinLayer:
+        generator = torch.Generator().manual_seed(1000 * stage + self.layers.index(layer.name))
+        order = torch.cat(
+            [
+                first + torch.randperm(family.count, generator=generator)
+                for first, family in zip(layer.firsts, layer.families, strict=True)
+            ]
+        )
+        gone = layer.removed(self.num_levels)[level]
+        # As many of each family as the level takes, whatever the order within it.
+        counts = [round(gone * family.count / layer.num_groups) for family in layer.families]
+        parts = zip(order.split([family.count for family in layer.families]), counts, strict=True)
+        return ThinLayer(torch.cat([part[count:] for part, count in parts]).sort().values)
+
+
+def ramp(stages: int, num_levels: int) -> tuple[int, ...]:
+    """Stage levels that rise from a quarter to three quarters of H, half of it on average."""
+    share = [0.25 + 0.5 * stage / max(stages - 1, 1) for stage in range(stages)]
+    levels = [round(part * num_levels) for part in share]
+    levels[-1] += num_levels * stages // 2 - sum(levels)
+    return tuple(levels)
+
+
+def schedule_of(source: RandomPruning, name: str) -> Any:
+    """Return the 50 % schedule "uniform", or "ramp" with a level of its own in every stage."""
+    stages: Sequence[int] = (source.num_levels // 2,) * source.plan.num_stages
+    return source.uniform_allocation().resolve(
+        tuple(stages) if name == "uniform" else ramp(source.plan.num_stages, source.num_levels)
+    )

@@ -1,0 +1,192 @@
+"""What only a GPU can show: no waiting in the denoising loop, CUDA graphs, copies beside the computation."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import pytest
+import torch
+from diffusers import DiTPipeline
+from torch import Tensor
+
+from diff_es.bank import Bank
+from diff_es.denoisers import denoiser_of
+from diff_es.errors import UnsupportedModelError
+from diff_es.fitness import TrajectoryFitness
+from diff_es.routing import Mode, apply_, choose_mode, compile_, compiled, remove_, routed, uncompile_
+from diff_es.sampling import sample
+from diff_es.schedule import PruningSchedule
+from support import PLAN, REQUESTS, SAMPLER, mixed_levels, same_state, snapshot, tiny_bank, tiny_pipe
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+every_mode = pytest.mark.parametrize("mode", ["resident", "stream", "gather"])
+
+
+@pytest.fixture(scope="module")
+def bank() -> Bank:
+    return tiny_bank(tiny_pipe(), "obs+intercept")
+
+
+@pytest.fixture
+def schedule(bank: Bank) -> PruningSchedule:
+    return bank.uniform_allocation().resolve(mixed_levels(bank))
+
+
+@pytest.fixture
+def pipe() -> DiTPipeline:
+    return tiny_pipe().to("cuda")
+
+
+@pytest.fixture(autouse=True)
+def no_grad() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+def calls(pipe: DiTPipeline) -> list[dict[str, Tensor]]:
+    """One call per step, with timesteps as pipelines pass them: views of the scheduler's tensor on the device."""
+    timesteps = torch.tensor(PLAN.timesteps, device="cuda")
+    latents = torch.randn(4, 4, 4, 4, generator=torch.Generator().manual_seed(1)).to("cuda")
+    labels = torch.arange(4, device="cuda")
+    return [{"hidden_states": latents, "timestep": t.expand(4), "class_labels": labels} for t in timesteps]
+
+
+def run(pipe: DiTPipeline) -> Tensor:
+    return torch.stack([denoiser_of(pipe)(**call).sample for call in calls(pipe)])
+
+
+@pytest.mark.parametrize("mode", ["resident", "stream"])
+def test_the_host_waits_for_the_timesteps_once_and_never_in_the_loop(
+    pipe: DiTPipeline, bank: Bank, schedule: PruningSchedule, mode: Mode
+) -> None:
+    with routed(pipe, bank, schedule, mode=mode):
+        steps = calls(pipe)
+        denoiser = denoiser_of(pipe)
+        for call in (steps[0], *steps):  # the first reads the timesteps, and makes what is made once
+            denoiser(**call)
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for call in (*steps, *steps):
+                denoiser(**call)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_stage_switch_allocates_nothing(pipe: DiTPipeline, bank: Bank, schedule: PruningSchedule) -> None:
+    for mode in ("resident", "stream"):
+        with routed(pipe, bank, schedule, mode=mode) as router:
+            for stage in (2, 1, 0, 2):
+                router.point_at(stage)
+            before = torch.cuda.memory_stats()["allocation.all.allocated"]
+            for stage in (1, 0, 2):
+                router.point_at(stage)
+            assert torch.cuda.memory_stats()["allocation.all.allocated"] == before, mode
+
+
+def test_all_modes_give_the_same_bits(pipe: DiTPipeline, bank: Bank, schedule: PruningSchedule) -> None:
+    outputs = []
+    for mode in ("resident", "stream", "gather"):
+        with routed(pipe, bank, schedule, mode=mode):
+            outputs += [run(pipe), run(pipe)]
+    assert all(torch.equal(outputs[0], other) for other in outputs[1:])
+
+
+@pytest.mark.parametrize("mode", ["resident", "stream"])
+def test_graphs_give_the_bits_of_plain_calls(
+    pipe: DiTPipeline, bank: Bank, schedule: PruningSchedule, mode: Mode
+) -> None:
+    dense = run(pipe)
+    with routed(pipe, bank, schedule):
+        expected = run(pipe)
+    apply_(pipe, bank, schedule, mode=mode)
+    compile_(pipe, "nothing")
+    for _ in range(3):
+        assert torch.equal(run(pipe), expected)
+    remove_(pipe)
+    assert torch.equal(run(pipe), dense), "a graph of the routed model was replayed"
+    apply_(pipe, bank, bank.uniform_allocation().resolve((1, 1, 1)))
+    other = run(pipe)
+    uncompile_(pipe)
+    assert torch.equal(run(pipe), other), "a graph of another schedule was replayed"
+
+
+def test_outputs_of_graphs_are_not_overwritten(pipe: DiTPipeline) -> None:
+    first, second = calls(pipe)[0], calls(pipe)[-1]
+    with compiled(pipe, "nothing"):
+        one = denoiser_of(pipe)(**first).sample
+        kept = one.clone()
+        denoiser_of(pipe)(**second)
+        assert torch.equal(one, kept)
+
+
+def test_graphs_and_gathered_weights_are_refused(pipe: DiTPipeline, bank: Bank, schedule: PruningSchedule) -> None:
+    with (
+        routed(pipe, bank, schedule, mode="gather"),
+        compiled(pipe, "nothing"),
+        pytest.raises(UnsupportedModelError, match='mode="resident" or "stream"'),
+    ):
+        run(pipe)
+
+
+def test_a_pipeline_with_graphs_is_not_copied_and_not_searched_with(pipe: DiTPipeline, bank: Bank) -> None:
+    with compiled(pipe, "nothing"):
+        with pytest.raises(UnsupportedModelError, match="uncompile_"):
+            copy.deepcopy(pipe)
+        with pytest.raises(UnsupportedModelError, match="shapes of every schedule"):
+            TrajectoryFitness(pipe, bank, REQUESTS, bank.uniform_allocation(), sampler=SAMPLER)
+
+
+@every_mode
+def test_a_routed_pipeline_moves_to_the_gpu_and_back(bank: Bank, schedule: PruningSchedule, mode: Mode) -> None:
+    pipe = tiny_pipe()
+    before = snapshot(pipe.transformer)
+    with routed(pipe, bank, schedule):
+        expected = sample(pipe, REQUESTS, SAMPLER)
+    apply_(pipe, bank, schedule, mode=mode)
+    pipe.to("cuda")
+    torch.testing.assert_close(sample(pipe, REQUESTS, SAMPLER), expected, rtol=1e-3, atol=1e-4)
+    pipe.to("cpu")
+    assert torch.equal(sample(pipe, REQUESTS, SAMPLER), expected)
+    remove_(pipe)
+    assert same_state(pipe.transformer, before)
+
+
+@every_mode
+def test_model_offload(bank: Bank, schedule: PruningSchedule, mode: Mode) -> None:
+    pipe = tiny_pipe()
+    with routed(pipe, bank, schedule):
+        expected = sample(pipe, REQUESTS, SAMPLER)
+    apply_(pipe, bank, schedule, mode=mode)
+    pipe.enable_model_cpu_offload()
+    for _ in range(2):
+        torch.testing.assert_close(sample(pipe, REQUESTS, SAMPLER), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_streaming_parks_the_dense_weights_and_brings_them_back(
+    pipe: DiTPipeline, bank: Bank, schedule: PruningSchedule
+) -> None:
+    weight = pipe.transformer.transformer_blocks[0].ff.net[2].weight
+    with routed(pipe, bank, schedule, mode="stream"):
+        run(pipe)
+        assert weight.device.type == "cpu"
+    assert pipe.transformer.transformer_blocks[0].ff.net[2].weight is weight
+    assert weight.device.type == "cuda"
+
+
+def test_the_planner_counts_what_is_free(pipe: DiTPipeline, bank: Bank, schedule: PruningSchedule) -> None:
+    plan = choose_mode(pipe, bank, schedule)
+    assert plan.mode == "resident"
+    tight = choose_mode(pipe, bank, schedule, plan.weight_bytes["stream"])
+    assert tight.mode == "stream"
+    assert "resident would take" in tight.why
+
+
+def test_fitness_on_the_gpu_is_that_of_the_cpu(pipe: DiTPipeline, bank: Bank) -> None:
+    values = []
+    for own in (pipe, tiny_pipe()):
+        fitness = TrajectoryFitness(own, bank, REQUESTS, bank.uniform_allocation(), sampler=SAMPLER)
+        values.append([fitness(levels).fitness for levels in ((2, 2, 2), (1, 2, 3), (2, 2, 2))])
+    assert values[0][0] == values[0][2]
+    assert values[0] == pytest.approx(values[1], abs=1e-3)
