@@ -38,18 +38,15 @@ def main() -> None:
     add_output_option(parser)
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
+    model = MODELS[arguments.model]
     if device.type == "cpu" and len(arguments.settings) > 1:
         peaks = {setting: in_own_process(setting) for setting in arguments.settings}
     else:
-        peaks = {
-            setting: measure(MODELS[arguments.model], setting, arguments, device) for setting in arguments.settings
-        }
+        peaks = {setting: measure(model, setting, arguments, device) for setting in arguments.settings}
     if "dense" in peaks:
         for setting, own in peaks.items():
             own["peak_over_dense"] = own["peak_bytes"] / peaks["dense"]["peak_bytes"]
-            print(
-                f"{setting:>9}: {own['peak_bytes'] / 2**30:.2f} GiB, {own['peak_over_dense']:.2f} of dense", flush=True
-            )
+            print(f"{setting:>9}: {own['peak_bytes'] / 2**30:.2f} GiB, {own['peak_over_dense']:.2f} of dense")
     numbers = {"model": model.name, "dtype": arguments.dtype, "batch_size": arguments.batch_size}
     finish({"benchmark": "memory", **numbers, "settings": peaks}, arguments.json, arguments.device)
 
