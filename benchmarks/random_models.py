@@ -58,10 +58,12 @@ class RandomModel:
         torch.set_default_dtype(dtype)
         try:
             with torch.device(device):
-                pipe = self.pipeline(self.denoiser().eval())
+                denoiser = self.denoiser().eval()
+            # Schedulers want their own tensors in host memory.
+            pipe = self.pipeline(denoiser)
         finally:
             torch.set_default_dtype(before)
-        return pipe
+        return pipe.to(device)
 
     def plan(self, pipe: Any) -> StagePlan:
         """Return the stages of the pipeline's own steps."""
