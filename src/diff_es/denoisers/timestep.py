@@ -18,6 +18,8 @@ from torch import Tensor
 
 #: Tensors of timesteps that are remembered: one per pipeline that runs at the same time is enough.
 _REMEMBERED = 8
+#: Devices whose memory the host reads without waiting.
+_READ_AS_THEY_ARE = ("cpu",)
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def read_timestep(value: Any) -> float:
     """
     if not isinstance(value, Tensor):
         return float(value)
-    if value.device.type == "cpu" or not _is_one_entry_of_many(value):
+    if value.device.type in _READ_AS_THEY_ARE or not _is_one_entry_of_many(value):
         return float(value.max())
     return _host_copy(value).values[value.storage_offset()]
 

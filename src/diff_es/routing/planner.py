@@ -30,13 +30,13 @@ class ModePlan:
     Attributes:
         mode: The fastest that fits.
         weight_bytes: For each mode, device memory for the denoiser's weights while it runs.
-        limit: Device memory that they may take.
+        limit: Device memory that they may take; None where nothing limits it.
         why: One sentence for people.
     """
 
     mode: Mode
     weight_bytes: Mapping[Mode, int]
-    limit: int
+    limit: int | None
     why: str
 
 
@@ -62,8 +62,8 @@ def choose_mode(pipe: Any, source: ThinSource, schedule: PruningSchedule, memory
     limit = _free(device, _bytes(denoiser)) if memory_limit is None else memory_limit
     # On a CPU the device is the host, and there is nothing to stream from.
     modes: tuple[Mode, ...] = ("resident", "gather") if device.type == "cpu" else ("resident", "stream", "gather")
-    fitting = [mode for mode in modes if needed[mode] <= limit]
-    if not fitting:
+    fitting = [mode for mode in modes if limit is None or needed[mode] <= limit]
+    if limit is not None and not fitting:
         least = min(modes, key=lambda mode: needed[mode])
         raise InputError(
             f"memory_limit={limit} bytes ({limit / _GIB:.2f} GiB): the weights take at least "
@@ -73,16 +73,17 @@ def choose_mode(pipe: Any, source: ThinSource, schedule: PruningSchedule, memory
     return ModePlan(fitting[0], needed, limit, _reason(fitting[0], modes, needed, limit))
 
 
-def _reason(mode: Mode, modes: tuple[Mode, ...], needed: Mapping[Mode, int], limit: int) -> str:
+def _reason(mode: Mode, modes: tuple[Mode, ...], needed: Mapping[Mode, int], limit: int | None) -> str:
     faster = [f"{other} would take {needed[other] / _GIB:.2f}" for other in modes[: modes.index(mode)]]
     because = f", {' and '.join(faster)}" if faster else ", and nothing is faster"
-    return f"{mode}: its weights take {needed[mode] / _GIB:.2f} of {limit / _GIB:.2f} GiB{because}."
+    of = "" if limit is None else f" of {limit / _GIB:.2f}"
+    return f"{mode}: its weights take {needed[mode] / _GIB:.2f}{of} GiB{because}."
 
 
-def _free(device: torch.device, own: int) -> int:
-    """Device memory for the denoiser's weights: what is free, and what they occupy already."""
+def _free(device: torch.device, own: int) -> int | None:
+    """Device memory for the denoiser's weights: what is free, and what they occupy already; None for a CPU."""
     if device.type != "cuda":
-        return 2**63 - 1
+        return None
     free, _ = torch.cuda.mem_get_info(device)
     return free + own
 

@@ -1,0 +1,110 @@
+"""Memory modes: what each takes, counted on real routed models, and which one is chosen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers import DiTPipeline
+from torch import nn
+
+from diff_es.bank import Bank
+from diff_es.errors import InputError
+from diff_es.routing import choose_mode, routed
+from diff_es.routing.planner import ModePlan, weight_bytes
+from diff_es.routing.stream import _ALIGNMENT
+from diff_es.schedule import PruningSchedule
+from support import METHODS, call_at, timestep_in
+
+MIXED = (1, 2, 3)
+
+
+def bytes_of(parameters: dict[int, nn.Parameter]) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in parameters.values())
+
+
+def attached(pipe: DiTPipeline) -> dict[int, nn.Parameter]:
+    return {id(parameter): parameter for parameter in pipe.transformer.parameters()}
+
+
+@pytest.mark.parametrize("levels", [MIXED, (0, 0, 2), (4, 1, 1)], ids=str)
+@pytest.mark.parametrize("method", METHODS)
+def test_what_each_mode_takes_is_what_the_routed_model_holds(
+    pipe: DiTPipeline, bank: Bank, levels: tuple[int, ...]
+) -> None:
+    schedule = bank.uniform_allocation().resolve(levels)
+    needed = weight_bytes(pipe.transformer, bank, schedule)
+    dense = attached(pipe)
+    held = dict(dense)
+    most = 0
+    with routed(pipe, bank, schedule):
+        for stage in (2, 1, 0):
+            pipe.transformer(**call_at(timestep_in(stage)))
+            held |= attached(pipe)
+            most = max(most, bytes_of(dense | attached(pipe)))
+    # Without an intercept biases stay the dense ones; the plan counts them for every stage, to be on the safe side.
+    biases = 0 if bank.info.settings["intercept"] or bank.depth else 2 * 2 * 16 * 4
+    assert 0 <= needed["resident"] - bytes_of(held) <= biases * sum(level > 0 for level in levels)
+    assert 0 <= needed["gather"] - most <= biases
+
+
+def test_a_stream_takes_the_rest_of_the_model_and_its_two_blocks(pipe: DiTPipeline, bank: Bank) -> None:
+    schedule = bank.uniform_allocation().resolve(MIXED)
+    needed = weight_bytes(pipe.transformer, bank, schedule)["stream"]
+    with routed(pipe, bank, schedule, mode="stream"):
+        storages = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in attached(pipe).values()}
+        running = sum(storages.values())
+        pipe.transformer(**call_at(timestep_in(1)))
+        storages |= {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in attached(pipe).values()}
+    assert running < sum(storages.values())
+    aligned = 2 * 4 * _ALIGNMENT * len(list(pipe.transformer.parameters()))
+    assert 0 <= sum(storages.values()) - needed <= aligned
+
+
+@pytest.fixture
+def schedule(bank: Bank) -> PruningSchedule:
+    return bank.uniform_allocation().resolve(MIXED)
+
+
+def test_the_fastest_mode_that_fits_is_chosen_with_a_reason(
+    pipe: DiTPipeline, bank: Bank, schedule: PruningSchedule
+) -> None:
+    free = choose_mode(pipe, bank, schedule)
+    assert (free.mode, free.limit) == ("resident", None)
+    assert "nothing is faster" in free.why
+    exact = choose_mode(pipe, bank, schedule, free.weight_bytes["resident"])
+    assert exact.mode == "resident"
+    tight = choose_mode(pipe, bank, schedule, free.weight_bytes["resident"] - 1)
+    assert tight.mode == "gather", "on a CPU there is nothing to stream from"
+    assert "resident would take" in tight.why
+
+
+def test_a_limit_that_nothing_fits_is_refused_with_what_is_needed(
+    pipe: DiTPipeline, bank: Bank, schedule: PruningSchedule
+) -> None:
+    with pytest.raises(InputError, match=r"memory_limit=1000 bytes.*at least.*mode 'gather'.*offload"):
+        choose_mode(pipe, bank, schedule, 1000)
+
+
+def test_a_plan_is_a_record(pipe: DiTPipeline, bank: Bank, schedule: PruningSchedule) -> None:
+    plan = choose_mode(pipe, bank, schedule)
+    assert replace(plan) == plan
+    assert isinstance(plan, ModePlan)
+
+
+def test_an_unknown_mode_is_refused(pipe: DiTPipeline, bank: Bank, schedule: PruningSchedule) -> None:
+    with pytest.raises(InputError, match="did you mean 'stream'"), routed(pipe, bank, schedule, mode="streams"):
+        pass
+
+
+def test_stream_refuses_weights_of_several_dtypes(pipe: DiTPipeline, bank: Bank, schedule: PruningSchedule) -> None:
+    pipe.transformer.transformer_blocks[0].ff.net[2].to(torch.float64)
+    with pytest.raises(InputError, match=r'several dtypes \(torch.float32, torch.float64\).*mode="resident"'):
+        pipe_routed(pipe, bank, schedule)
+
+
+def pipe_routed(pipe: DiTPipeline, bank: Bank, schedule: PruningSchedule) -> None:
+    from diff_es.routing import Router  # noqa: PLC0415 (the fingerprint check comes before in apply_)
+
+    Router(pipe.transformer, bank, "stream").set_schedule(schedule)
