@@ -11,7 +11,7 @@ import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -100,15 +100,32 @@ def generate(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     seed: Annotated[int, typer.Option(help="Seed of the first image; the next ones follow.", min=0)] = 0,
     model: Annotated[str | None, typer.Option(help="The dense model; by default the one the artefact names.")] = None,
     device: DeviceOption = "auto",
+    mode: Annotated[
+        Literal["auto", "resident", "stream", "gather"], typer.Option(help="Where the stages' weights live.")
+    ] = "auto",
+    memory_limit_gib: Annotated[float | None, typer.Option(help="With mode auto: GPU memory for the weights.")] = None,
 ) -> None:
     """Generate images with a pruned model: from class labels, or a text-to-image model from prompts.
+
+    Where the weights of all stages do not fit on the GPU, those of two are kept there and the next ones copied
+    meanwhile (mode stream), or each stage's are cut when it begins (gather). Mode auto takes the fastest that fits.
 
     Example: diff-es generate runs/demo/pruned --label 3 --label 9 --count 4
     """
     from diff_es.run import generate_images
 
+    limit = None if memory_limit_gib is None else int(memory_limit_gib * 2**30)
     paths = generate_images(
-        artefact, output, labels=labels, prompts=prompts, count=count, seed=seed, model=model, device=device
+        artefact,
+        output,
+        labels=labels,
+        prompts=prompts,
+        count=count,
+        seed=seed,
+        model=model,
+        device=device,
+        mode=mode,
+        memory_limit=limit,
     )
     _say(f"{len(paths)} images in {output}")
 

@@ -33,8 +33,9 @@ from diff_es.routing import Router, apply_
 from diff_es.sampling import SamplerConfig, any_requests, sample
 from diff_es.schedule import PruningSchedule
 
-#: "dense": as it was. "resident", "gather": routed in that mode. "stitched": one full pruned model per stage.
-Setting: TypeAlias = Literal["dense", "resident", "gather", "stitched"]
+#: "dense": as it was. "resident", "stream", "gather": routed in that mode ("stream" on a GPU only: on a CPU there is
+#: nothing to stream from). "stitched": one full pruned model per stage.
+Setting: TypeAlias = Literal["dense", "resident", "stream", "gather", "stitched"]
 
 #: Named, not imported: only the process that measures it may load it, and baselines are no part of evaluation.
 _STITCH = "diff_es.baselines.stitching:stitch_"
@@ -103,7 +104,7 @@ def compare_memory(  # noqa: PLR0913 (facts of the comparison)
     sampler: SamplerConfig | None = None,
     device: str | None = None,
 ) -> dict[Setting, MemoryRecord]:
-    """Measure dense, stitched, resident and gather, each in a process of its own, one after the other.
+    """Measure dense, stitched and every memory mode, each in a process of its own, one after the other.
 
     Args:
         model: "zoo:NAME", a folder, or a Hub id.
@@ -121,7 +122,8 @@ def compare_memory(  # noqa: PLR0913 (facts of the comparison)
     steps = source.info.sampler if isinstance(source, Pruned) else SamplerConfig(len(source.plan.timesteps))
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     records: dict[Setting, MemoryRecord] = {}
-    for setting in track(get_args(Setting), "Measuring memory"):
+    settings = [setting for setting in get_args(Setting) if setting != "stream" or where != "cpu"]
+    for setting in track(settings, "Measuring memory"):
         task = MemoryTask(model, setting, str(weights), schedule, sampler or steps, batch_size, where)
         records[setting] = measure_memory(task)
     return records

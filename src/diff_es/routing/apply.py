@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MethodType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from diff_es.denoisers import ROUTER, denoiser_of, dense_denoiser_of, fingerprint
-from diff_es.errors import UnsupportedModelError
+from diff_es.errors import InputError, UnsupportedModelError
+from diff_es.routing.planner import choose_mode
 from diff_es.routing.residence import Mode
-from diff_es.routing.router import Router
+from diff_es.routing.router import Router, check_schedule
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,9 +21,17 @@ if TYPE_CHECKING:
     from diff_es.schedule import PruningSchedule
 
 _HANDLES = "_diff_es_handles"
+_log = logging.getLogger(__name__)
 
 
-def apply_(pipe: Any, source: ThinSource, schedule: PruningSchedule, *, mode: Mode = "resident") -> Router:
+def apply_(
+    pipe: Any,
+    source: ThinSource,
+    schedule: PruningSchedule,
+    *,
+    mode: Mode | Literal["auto"] = "resident",
+    memory_limit: int | None = None,
+) -> Router:
     """Route the pipeline's denoiser by a schedule; the denoiser is modified in place.
 
     Args:
@@ -30,16 +40,25 @@ def apply_(pipe: Any, source: ThinSource, schedule: PruningSchedule, *, mode: Mo
         schedule: What to run.
         mode: "resident" keeps the thin weights of all stages on the device; "stream" those of two, the next ones being
             copied from host memory meanwhile; "gather" cuts them out of the dense backbone at each stage switch.
-            `choose_mode` finds the fastest that fits a memory limit.
+            "auto" takes the fastest of them that fits and says why in the log (see `choose_mode`).
+        memory_limit: For "auto": bytes of device memory for the denoiser's weights; by default what is free.
 
     Raises:
         UnsupportedModelError: the model is routed already, cannot be pruned as it is, or is not the one that the
             weights belong to.
-        InputError: the schedule does not fit the weights.
+        InputError: the schedule does not fit the weights, no mode fits the memory limit, or a limit was given for
+            another mode than "auto".
     """
     denoiser = dense_denoiser_of(pipe)
-    router = Router(denoiser, source, mode)
+    if memory_limit is not None and mode != "auto":
+        raise InputError(f'memory_limit={memory_limit} chooses among modes: give mode="auto", not {mode!r}.')
     check_model(denoiser, source)
+    check_schedule(source, schedule)
+    if mode == "auto":
+        plan = choose_mode(pipe, source, schedule, memory_limit)
+        _log.info("Memory mode %s", plan.why)
+        mode = plan.mode
+    router = Router(denoiser, source, mode)
     router.set_schedule(schedule)
     install_(denoiser, router)
     return router

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from diff_es.bank import Bank, Pruned, PrunedInfo, save_pruned
 from diff_es.bank.pruned import FORMAT as PRUNED_FORMAT
@@ -63,13 +63,21 @@ def save(  # noqa: PLR0913 (facts of the artefact)
     return save_pruned(Path(path), info, bank, spec_of(denoiser).layers(denoiser, blocks=bank.depth))
 
 
-def load(path: str | Path, pipe: Any, *, mode: Mode = "resident", sampler: SamplerConfig | None = None) -> Pruned:
+def load(
+    path: str | Path,
+    pipe: Any,
+    *,
+    mode: Mode | Literal["auto"] = "auto",
+    memory_limit: int | None = None,
+    sampler: SamplerConfig | None = None,
+) -> Pruned:
     """Route a dense pipeline by an artefact on disk; the pipeline's denoiser is modified in place.
 
     Args:
         path: The artefact's folder (`pruned/` of a run).
         pipe: The pipeline that the artefact was made from, dense.
-        mode: See `apply_`.
+        mode: See `apply_`; by default the fastest that fits.
+        memory_limit: For "auto": bytes of device memory for the denoiser's weights; by default what is free.
         sampler: Steps and guidance that the pipeline will be called with; by default those of the search.
 
     Returns:
@@ -78,12 +86,12 @@ def load(path: str | Path, pipe: Any, *, mode: Mode = "resident", sampler: Sampl
     Raises:
         ArtifactError: the folder is incomplete, damaged, foreign or of a newer format.
         UnsupportedModelError: the pipeline holds another model.
-        InputError: the pipeline's sampler takes no step in one of the stages.
+        InputError: the pipeline's sampler takes no step in one of the stages, or no memory mode fits.
     """
     pruned = Pruned.open(Path(path))
     check_model(dense_denoiser_of(pipe), pruned)
     _check_steps(pipe, pruned.info, sampler or pruned.info.sampler)
-    apply_(pipe, pruned, pruned.info.schedule, mode=mode)
+    apply_(pipe, pruned, pruned.info.schedule, mode=mode, memory_limit=memory_limit)
     _warn_of_other_scheduler(pipe, pruned.info)
     return pruned
 

@@ -81,17 +81,7 @@ class Router:
         Raises:
             InputError: a schedule of other layers, another number of stages or another H.
         """
-        if schedule.layers != self.source.layers:
-            raise InputError("The schedule names other layers than the weights; it belongs to another bank.")
-        if schedule.num_stages != self.source.plan.num_stages:
-            raise InputError(
-                f"The schedule has {schedule.num_stages} stages, the weights {self.source.plan.num_stages}."
-            )
-        if schedule.num_levels != self.source.num_levels:
-            raise InputError(
-                f"The schedule has H={schedule.num_levels} levels, the weights H={self.source.num_levels}: a level "
-                "of one removes another share than the same level of the other."
-            )
+        check_schedule(self.source, schedule)
         self.point_at(None)
         self._schedule = schedule
         self.version = next(_versions)
@@ -140,6 +130,23 @@ class Router:
     def _planned(self) -> PruningSchedule:
         assert self._schedule is not None
         return self._schedule
+
+
+def check_schedule(source: ThinSource, schedule: PruningSchedule) -> None:
+    """Check that a schedule is one of these weights.
+
+    Raises:
+        InputError: a schedule of other layers, another number of stages or another H.
+    """
+    if schedule.layers != source.layers:
+        raise InputError("The schedule names other layers than the weights; it belongs to another bank.")
+    if schedule.num_stages != source.plan.num_stages:
+        raise InputError(f"The schedule has {schedule.num_stages} stages, the weights {source.plan.num_stages}.")
+    if schedule.num_levels != source.num_levels:
+        raise InputError(
+            f"The schedule has H={schedule.num_levels} levels, the weights H={source.num_levels}: a level of one "
+            "removes another share than the same level of the other."
+        )
 
 
 def _residence(mode: Mode, cutter: Cutter, denoiser: nn.Module, cache_bytes: int) -> Residence:

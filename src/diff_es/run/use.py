@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -12,7 +12,7 @@ from diff_es.artifacts import slugs
 from diff_es.bank import Pruned
 from diff_es.errors import ArtifactError, InputError
 from diff_es.evaluation import generate
-from diff_es.routing import load
+from diff_es.routing import Mode, load
 from diff_es.run.base import load_base
 from diff_es.sampling import ImageRequests, PromptRequests, Requests, class_labels, takes_labels
 
@@ -30,6 +30,8 @@ def generate_images(  # noqa: PLR0913 (the options of the command)
     seed: int = 0,
     model: str | None = None,
     device: str = "auto",
+    mode: Mode | Literal["auto"] = "auto",
+    memory_limit: int | None = None,
 ) -> list[Path]:
     """Generate images with a pruned model and write them as PNG files.
 
@@ -42,6 +44,8 @@ def generate_images(  # noqa: PLR0913 (the options of the command)
         seed: Seed of the first image; the next ones follow.
         model: The dense model; by default the one that the artefact names.
         device: "auto", "cpu", "cuda", …
+        mode: Where the stages' weights live; see `apply_`.
+        memory_limit: For mode "auto": bytes of device memory for the denoiser's weights.
 
     Raises:
         ArtifactError: the artefact is damaged, or the images cannot be written.
@@ -51,7 +55,7 @@ def generate_images(  # noqa: PLR0913 (the options of the command)
     info = Pruned.open(artefact).info
     pipe = load_base(info, model, device)
     requests = _requests(pipe, labels, prompts, count, seed)
-    load(artefact, pipe)
+    load(artefact, pipe, mode=mode, memory_limit=memory_limit)
     images = generate(pipe, requests, info.sampler, batch_size=_BATCH)
     paths = [output / name for name in _names(requests)]
     try:
