@@ -100,10 +100,11 @@ def measure_size(model: RandomModel, arguments: argparse.Namespace) -> dict[str,
     device, dtype = torch.device(arguments.device), getattr(torch, arguments.dtype)
     pipe = model.build(device, dtype)
     plan = model.plan(pipe)
-    source = RandomPruning(denoiser_of(pipe), plan, model.levels)
+    source = RandomPruning(denoiser_of(pipe), plan, model.levels, depth=arguments.pruning == "blocks")
     schedule = schedule_of(source, arguments.schedule)
     router = Router(denoiser_of(pipe), source)
     router.set_schedule(schedule)
+    print(f"{model.name}: levels {schedule.levels} of {model.levels}", flush=True)
     ratio = macs_ratio(router, model.calls(plan, 1, device, dtype)[0])
     rows = []
     for way in arguments.ways:
@@ -122,6 +123,7 @@ def measure_size(model: RandomModel, arguments: argparse.Namespace) -> dict[str,
     switch = switch_ms(pipe, router)
     return {
         "model": model.name,
+        "pruning": arguments.pruning,
         "dtype": arguments.dtype,
         "levels": list(schedule.levels),
         "num_levels": model.levels,

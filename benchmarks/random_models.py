@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from diff_es.bank import ThinLayer
 from diff_es.denoisers import Call, Fingerprint, Layer, fingerprint, spec_of
-from diff_es.schedule import Allocation
+from diff_es.schedule import Allocation, groups_removed
 from diff_es.stages import StagePlan
 from dit_xl_macs import dit_xl
 from real_sizes import flux, sdxl
@@ -168,6 +168,7 @@ class RandomPruning:
         denoiser: The dense model.
         plan: The stages.
         num_levels: H.
+        depth: Whether whole blocks go; else heads and channels.
     """
 
     denoiser: nn.Module
@@ -178,14 +179,25 @@ class RandomPruning:
     layers: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        layers = spec_of(self.denoiser).width_layers(self.denoiser)
+        layers = spec_of(self.denoiser).layers(self.denoiser, blocks=self.depth)
         object.__setattr__(self, "fingerprint", fingerprint(self.denoiser))
         object.__setattr__(self, "layers", tuple(layer.name for layer in layers))
 
     def uniform_allocation(self) -> Allocation:
-        return Allocation.uniform(self.layers, self.plan.num_stages, self.num_levels)
+        if not self.depth:
+            return Allocation.uniform(self.layers, self.plan.num_stages, self.num_levels)
+        counts = groups_removed(len(self.layers), self.num_levels)
+        generator = torch.Generator().manual_seed(0)
+        orders = [torch.randperm(len(self.layers), generator=generator).tolist() for _ in range(self.plan.num_stages)]
+        table = tuple(tuple(self._dropped(set(order[:count])) for count in counts) for order in orders)
+        return Allocation("uniform", self.layers, table)
+
+    def _dropped(self, gone: set[int]) -> tuple[int, ...]:
+        return tuple(self.num_levels if block in gone else 0 for block in range(len(self.layers)))
 
     def thin(self, stage: int, layer: Layer, level: int) -> ThinLayer:
+        if self.depth:
+            return ThinLayer(torch.empty(0, dtype=torch.int64))
         generator = torch.Generator().manual_seed(1000 * stage + self.layers.index(layer.name))
         order = torch.cat(
             [

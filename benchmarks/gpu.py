@@ -1,0 +1,143 @@
+"""Everything that is worth measuring on a GPU, in eight minutes: `make bench-gpu`.
+
+Each benchmark is a command of its own that leaves a JSON file; what they found is printed as one table. A benchmark
+that fails or takes too long is said so in its row, and the others go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from results import ROOT
+
+BENCHMARKS = Path(__file__).parent
+#: Name of the result → (seconds that it may take, command).
+COMMANDS: dict[str, tuple[int, str]] = {
+    "inference_dit-xl_gpu": (
+        170,
+        "inference.py dit-xl --dtype float16 --schedule uniform --batch-sizes 1 8 32 --repeats 5 "
+        "--ways graphs compiled-blocks-graphs",
+    ),
+    "inference_dit-xl_blocks_gpu": (
+        60,
+        "inference.py dit-xl --dtype float16 --pruning blocks --schedule uniform --batch-sizes 1 8 32 --repeats 5 "
+        "--ways graphs",
+    ),
+    "inference_dit-xl_gpu_eager": (
+        60,
+        "inference.py dit-xl --dtype float16 --schedule uniform --batch-sizes 1 --repeats 2 --ways eager",
+    ),
+    "memory_dit-xl_gpu": (60, "memory.py dit-xl --schedule uniform --batch-size 8"),
+    "candidate_cost_dit-xl_gpu": (
+        150,
+        "candidate_cost.py --model dit-xl --dtype float16 --probes 64 --batch-size 64 --generations 3",
+    ),
+    "obs_solver_dit-xl_gpu": (60, "obs_solver.py --rows 1152 --columns 4608 --plain-removals 8 --repeats 3"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results" / "performance")
+    parser.add_argument("--only", nargs="+", choices=COMMANDS, default=list(COMMANDS))
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("make bench-gpu needs a CUDA device, and torch finds none.")
+    output = arguments.output.resolve()
+    output.mkdir(parents=True, exist_ok=True)
+    failures = {}
+    for name in arguments.only:
+        started = time.perf_counter()
+        failure = run(name, output / f"{name}.json", arguments.device)
+        print(f"{name}: {failure or 'done'} ({time.perf_counter() - started:.0f} s)", flush=True)
+        if failure:
+            failures[name] = failure
+    print(table(output, failures))
+    sys.exit(1 if failures else 0)
+
+
+def run(name: str, output: Path, device: str) -> str:
+    """Run one benchmark; return what went wrong, or nothing."""
+    limit, command = COMMANDS[name]
+    arguments = [sys.executable, *command.split(), "--device", device, "--json", str(output)]
+    try:
+        done = subprocess.run(arguments, cwd=BENCHMARKS, timeout=limit, capture_output=True, text=True, check=False)
+    except subprocess.TimeoutExpired as expired:
+        print((expired.stdout or b"").decode()[-2000:], flush=True)
+        return f"took more than {limit} s"
+    if done.returncode:
+        print(done.stdout[-1000:], done.stderr[-3000:], sep="\n", flush=True)
+        return f"exit code {done.returncode}"
+    return ""
+
+
+def table(output: Path, failures: dict[str, str]) -> str:
+    """One line per figure that has a target: name, measured, wanted."""
+    lines = [f"{'figure':<62} {'measured':>10}   wanted", "-" * 92]
+    for name in COMMANDS:
+        path = output / f"{name}.json"
+        if name in failures or not path.exists():
+            lines.append(f"{name:<62} {failures.get(name, 'not run'):>10}")
+            continue
+        record: dict[str, Any] = json.loads(path.read_text())
+        figures = FIGURES[record["benchmark"]](record)
+        lines += [f"{what:<62} {measured:>10}   {wanted}" for what, measured, wanted in figures]
+    return "\n".join(lines)
+
+
+def inference_figures(record: dict[str, Any]) -> list[tuple[str, str, str]]:
+    wanted = {1: "≥ 1.3×", 8: "≥ 1.7×", 32: "≥ 1.7×"}
+    return [
+        (
+            f"{record['model']}, {record['pruning']}, {row['way']}, {row['side']}, batch {row['batch_size']}",
+            f"{row['speedup']:.2f}×",
+            wanted[row["batch_size"]] if row["side"] == "routed" and row["way"] != "eager" else "",
+        )
+        for row in record["rows"]
+        if "speedup" in row
+    ]
+
+
+def memory_figures(record: dict[str, Any]) -> list[tuple[str, str, str]]:
+    wanted = {"stream": "≤ 1.1", "gather": "≤ dense + projections"}
+    return [
+        (f"{record['model']}, {name}: peak memory over dense", f"{own['peak_over_dense']:.2f}", wanted.get(name, ""))
+        for name, own in record["settings"].items()
+    ]
+
+
+def cost_figures(record: dict[str, Any]) -> list[tuple[str, str, str]]:
+    figures = []
+    for row in record["rows"]:
+        hours = 1600 * row["candidate_seconds"] / 3600
+        name = f"{record['model']}, {row['allocation']}"
+        figures.append((f"{name}: a candidate in dense rollouts", f"{row['cost']:.3f}", "≤ 0.45"))
+        figures.append((f"{name}: 1,600 candidates, GPU-hours, extrapolated", f"{hours:.2f}", ""))
+    return figures
+
+
+def solver_figures(record: dict[str, Any]) -> list[tuple[str, str, str]]:
+    return [
+        ("OBS, 1152 × 4608: seconds", f"{record['seconds']:.2f}", ""),
+        ("OBS, 1152 × 4608: over the plain loop", f"{record['speedup_vs_plain']:.0f}×", ""),
+    ]
+
+
+FIGURES = {
+    "inference": inference_figures,
+    "memory": memory_figures,
+    "candidate_cost": cost_figures,
+    "obs_solver": solver_figures,
+}
+
+if __name__ == "__main__":
+    main()
