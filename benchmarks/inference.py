@@ -11,7 +11,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -47,6 +47,8 @@ def main() -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 2, 8, 16, 32])
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=["eager"], help="of a size: how the denoiser is run")
+    parser.add_argument("--pruning", choices=("width", "blocks"), default="width", help="of a size: what is removed")
+    parser.add_argument("--steps", type=int, help="of a size; at least one per stage")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), help="of a size; eager has all")
     parser.add_argument(
         "--schedule", choices=("ramp", "uniform"), default="ramp", help="of a size; both take away half"
@@ -56,7 +58,8 @@ def main() -> None:
     add_output_option(parser)
     arguments = parser.parse_args()
     if arguments.target in MODELS:
-        numbers = measure_size(MODELS[arguments.target], arguments)
+        model = MODELS[arguments.target]
+        numbers = measure_size(replace(model, steps=arguments.steps or model.steps), arguments)
     else:
         numbers = measure_run(Path(arguments.target), tuple(arguments.batch_sizes), arguments.repeats)
     finish({"benchmark": "inference", **numbers}, arguments.json, arguments.device)
