@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from diff_es.schedule import Levels
 
@@ -26,6 +26,32 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Rival:
+    """A survivor that a candidate has to beat.
+
+    Attributes:
+        fitness: Its fitness.
+        scores: Its fitness on each probe.
+    """
+
+    fitness: float
+    scores: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate to be measured, and what it is to be measured against.
+
+    Attributes:
+        candidate: The candidate.
+        rival: Whom it has to beat; None where its fitness is wanted whatever it is.
+    """
+
+    candidate: Candidate
+    rival: Rival | None = None
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What a fitness function reports of one schedule.
 
@@ -38,6 +64,11 @@ class Outcome:
     fitness: float
     denoiser_calls: int = 0
     replayed_calls: int = 0
+
+
+#: Measures a batch of trials, in this process or in others: yields each trial with its outcome and the seconds that it
+#: took, in any order, as soon as it is known. A trial's fitness must be a function of the trial alone.
+Evaluator: TypeAlias = Callable[[Sequence[Trial]], Iterator[tuple[Trial, Outcome, float]]]
 
 
 @dataclass(frozen=True)
