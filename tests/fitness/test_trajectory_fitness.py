@@ -145,6 +145,7 @@ def test_the_fitness_is_the_mean_over_the_probes(pipe: DiTPipeline, method: str,
         scores += metrics[metric](pruned.of(needs), dense.of(needs)).tolist()
     assert len(scores) == len(PROBES)
     assert found.fitness == pytest.approx(sum(scores) / len(scores), rel=1e-6)
+    assert found.scores == pytest.approx(scores, rel=1e-6)
 
 
 def brightness(images: Tensor) -> Tensor:
@@ -163,6 +164,7 @@ def test_without_a_reference_the_dense_model_never_runs(pipe: DiTPipeline, bank:
         images = torch.cat([sample(pipe, batch, SAMPLER) for batch in PROBES.batches(2)])
     expected = float(images.mean(dim=(1, 2, 3)).mean())
     assert found.fitness == pytest.approx(expected if higher_is_better else -expected, rel=1e-6)
+    assert all((score > 0) is higher_is_better for score in found.scores), "scores are turned round like the fitness"
 
 
 def test_a_quality_network_with_random_weights_scores_routed_images(

@@ -92,9 +92,11 @@ def test_all_unusable_stops_after_the_start_population() -> None:
 def test_records_and_foreign_numbers_are_written_as_plain_ones(tmp_path: Path) -> None:
     config = EvolutionConfig(generations=1)
     with Journal(tmp_path / "j", JournalHeader("x", SPACE, config)) as journal:
-        search_schedule(lambda levels: Outcome(np.float32(sum(levels[:2])), 40, 15), SPACE, config, journal)  # type: ignore[arg-type]
+        scores = (np.float32(1), np.float32(0.5))
+        search_schedule(lambda levels: Outcome(np.float32(sum(levels[:2])), 40, 15, scores), SPACE, config, journal)  # type: ignore[arg-type]
         entries = journal.entries()
     assert all(type(entry.outcome.fitness) is float for entry in entries)
+    assert all([*map(type, entry.outcome.scores)] == [float, float] for entry in entries)
     assert all((entry.outcome.denoiser_calls, entry.outcome.replayed_calls) == (40, 15) for entry in entries)
     assert all(entry.seconds >= 0 for entry in entries)
 

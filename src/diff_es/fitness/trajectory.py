@@ -90,8 +90,9 @@ class TrajectoryFitness:
         total = CallCount()
         dense = self._dense if self.metric.reference else None
         results = self._sample(schedule, total)
-        scores = [self._score(result, None if dense is None else dense[batch]) for batch, result in enumerate(results)]
-        return Outcome(float(torch.cat(scores).mean()), total.run, total.replayed)
+        parts = [self._score(result, None if dense is None else dense[batch]) for batch, result in enumerate(results)]
+        scores = torch.cat(parts)
+        return Outcome(float(scores.mean()), total.run, total.replayed, tuple(scores.tolist()))
 
     def sample(self, schedule: PruningSchedule) -> list[Result]:
         """Return the routed results, one per batch of probes."""

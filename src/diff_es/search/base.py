@@ -59,11 +59,13 @@ class Outcome:
         fitness: Higher is better. NaN and −inf mean "unusable" and lose against everything else.
         denoiser_calls: Denoiser calls that were run.
         replayed_calls: Denoiser calls that were answered from memory instead.
+        scores: The fitness on each probe, of which `fitness` is the mean; empty where there are no probes.
     """
 
     fitness: float
     denoiser_calls: int = 0
     replayed_calls: int = 0
+    scores: tuple[float, ...] = ()
 
 
 #: Measures a batch of trials, in this process or in others: yields each trial with its outcome and the seconds that it

@@ -194,6 +194,7 @@ def _measured(trials: Sequence[Trial], evaluate: Evaluator) -> Iterator[tuple[Tr
             raise InputError(f"evaluate: {trial.candidate} came back twice, or was not among the trials it was given.")
         waiting.remove(trial)
         # Metrics return numpy and torch scalars; the journal holds plain numbers.
-        yield trial, replace(outcome, fitness=float(outcome.fitness)), seconds
+        plain = replace(outcome, fitness=float(outcome.fitness), scores=tuple(map(float, outcome.scores)))
+        yield trial, plain, seconds
     if waiting:
         raise InputError(f"evaluate: {len(waiting)} of {len(trials)} trials did not come back.")
