@@ -92,7 +92,9 @@ class TrajectoryFitness:
         results = self._sample(schedule, total)
         parts = [self._score(result, None if dense is None else dense[batch]) for batch, result in enumerate(results)]
         scores = torch.cat(parts)
-        return Outcome(float(scores.mean()), total.run, total.replayed, tuple(scores.tolist()))
+        fitness = float(scores.mean())
+        self._store.rate(total.keys, fitness)
+        return Outcome(fitness, total.run, total.replayed, tuple(scores.tolist()))
 
     def sample(self, schedule: PruningSchedule) -> list[Result]:
         """Return the routed results, one per batch of probes."""
@@ -107,8 +109,7 @@ class TrajectoryFitness:
             for index, batch in enumerate(self._batches):
                 with replayed(self._denoiser, self._source.plan, schedule, index, self._store) as count:
                     results.append(self._run(batch))
-                total.run += count.run
-                total.replayed += count.replayed
+                total.add(count)
         finally:
             remove_(self._pipe)
         return results
