@@ -23,6 +23,8 @@ from diff_es.stages import StagePlan
 from diff_es.timesteps import stage_plan
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
     from diff_es.bank import ThinSource
@@ -88,39 +90,34 @@ class TrajectoryFitness:
     def score(self, schedule: PruningSchedule) -> Outcome:
         """Score a schedule: the mean over the probes, higher is better; NaN where an image or latent is NaN."""
         total = CallCount()
-        dense = self._dense if self.metric.reference else None
+        dense = self._dense if self.metric.reference else (None,) * len(self._batches)
         results = self._sample(schedule, total)
-        parts = [self._score(result, None if dense is None else dense[batch]) for batch, result in enumerate(results)]
-        scores = torch.cat(parts)
+        scores = torch.cat([self._score(*pair) for pair in zip(results, dense, strict=True)])
         fitness = float(scores.mean())
         self._store.rate(total.keys, fitness)
         return Outcome(fitness, total.run, total.replayed, tuple(scores.tolist()))
 
     def sample(self, schedule: PruningSchedule) -> list[Result]:
-        """Return the routed results, one per batch of probes."""
-        return self._sample(schedule, CallCount())
+        """Return the routed results, one per batch of probes, where the pipeline made them."""
+        return list(self._sample(schedule, CallCount()))
 
-    def _sample(self, schedule: PruningSchedule, total: CallCount) -> list[Result]:
-        """Sample every batch; a list, so that the model is dense again before anything looks at the results."""
-        results = []
+    def _sample(self, schedule: PruningSchedule, total: CallCount) -> Iterator[Result]:
+        """Sample batch after batch; the model is dense again whenever a result is looked at."""
         self._router.set_schedule(schedule)
-        install_(self._denoiser, self._router)
-        try:
-            for index, batch in enumerate(self._batches):
+        for index, batch in enumerate(self._batches):
+            install_(self._denoiser, self._router)
+            try:
                 with replayed(self._denoiser, self._source.plan, schedule, index, self._store) as count:
-                    results.append(self._run(batch))
-                total.add(count)
-        finally:
-            remove_(self._pipe)
-        return results
+                    result = self._run(batch)
+            finally:
+                remove_(self._pipe)
+            total.add(count)
+            yield result
 
     def _score(self, result: Result, dense: Result | None) -> Tensor:
-        """Score one batch, (N,), on the CPU."""
+        """Score one batch, (N,), where its images lie: comparing them costs a GPU nothing, and a CPU much."""
         needs = self.metric.needs
-        if dense is not None:
-            return self.metric.score(result.of(needs), dense.of(needs))
-        # Results are kept on the CPU; a quality network there would take longer than the sampling on a GPU.
-        return self.metric.score(result.of(needs).to(self._pipe._execution_device)).cpu()
+        return self.metric.score(result.of(needs), None if dense is None else dense.of(needs)).cpu()
 
     @cached_property
     def _dense(self) -> list[Result]:
@@ -128,7 +125,7 @@ class TrajectoryFitness:
         return [self._run(batch) for batch in self._batches]
 
     def _run(self, batch: ImageRequests) -> Result:
-        return run(self._pipe, batch, self._sampler, decode=self.metric.needs == "images")
+        return run(self._pipe, batch, self._sampler, decode=self.metric.needs == "images", device=None)
 
 
 def _check_steps(pipe: Any, plan: StagePlan, sampler: SamplerConfig) -> None:
