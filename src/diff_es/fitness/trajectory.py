@@ -18,7 +18,7 @@ from diff_es.fitness.result import Result, run
 from diff_es.metrics import Metric, metrics
 from diff_es.routing import DEFAULT_CACHE_BYTES, Router, check_model, install_, remove_
 from diff_es.sampling import ImageRequests, SamplerConfig
-from diff_es.search import Outcome
+from diff_es.search import Outcome, Rival
 from diff_es.stages import StagePlan
 from diff_es.timesteps import stage_plan
 
@@ -83,19 +83,32 @@ class TrajectoryFitness:
         self._store = ReplayStore(replay_bytes)
         self._router = Router(self._denoiser, source, cache_bytes=DEFAULT_CACHE_BYTES)
 
-    def __call__(self, levels: Levels) -> Outcome:
-        """Score stage levels."""
-        return self.score(self.allocation.resolve(levels))
+    def __call__(self, levels: Levels, rival: Rival | None = None) -> Outcome:
+        """Score stage levels, see `score`."""
+        return self.score(self.allocation.resolve(levels), rival)
 
-    def score(self, schedule: PruningSchedule) -> Outcome:
-        """Score a schedule: the mean over the probes, higher is better; NaN where an image or latent is NaN."""
-        total = CallCount()
-        dense = self._dense if self.metric.reference else (None,) * len(self._batches)
-        results = self._sample(schedule, total)
-        scores = torch.cat([self._score(*pair) for pair in zip(results, dense, strict=True)])
-        fitness = float(scores.mean())
+    def score(self, schedule: PruningSchedule, rival: Rival | None = None) -> Outcome:
+        """Score a schedule: the mean over the probes, higher is better; NaN where an image or latent is NaN.
+
+        Args:
+            schedule: The schedule.
+            rival: Whom it has to beat: after a batch in which it has fallen too far behind it is dropped.
+
+        Raises:
+            InputError: a race without a second batch.
+        """
+        if rival is not None and len(self._batches) == 1:
+            raise InputError("racing: all probes are in one batch; give a batch_size below the number of probes.")
+        total, parts, estimate = CallCount(), [], None
+        for index, result in enumerate(self._sample(schedule, total)):
+            parts.append(self._score(result, self._dense[index] if self.metric.reference else None))
+            estimate = rival.estimate(torch.cat(parts).tolist()) if rival is not None else None
+            if estimate is not None:
+                break
+        scores = torch.cat(parts)
+        fitness = float(scores.mean()) if estimate is None else estimate
         self._store.rate(total.keys, fitness)
-        return Outcome(fitness, total.run, total.replayed, tuple(scores.tolist()))
+        return Outcome(fitness, total.run, total.replayed, tuple(scores.tolist()), dropped=estimate is not None)
 
     def sample(self, schedule: PruningSchedule) -> list[Result]:
         """Return the routed results, one per batch of probes, where the pipeline made them."""
