@@ -1,8 +1,8 @@
 """Does racing pay? Searches with and without it, on the same probes, from the same seeds.
 
 Each seed draws a search and its probes. A schedule's scores do not depend on how it was found, so the search without
-racing is run for real, and those with racing take its scores wherever they ask for the same schedule; what only they ask
-for is scored for real too. Denoiser calls are counted as replay with enough memory runs them.
+racing is run for real, and those with racing take its scores wherever they ask for the same schedule; what only they
+ask for is scored for real too. Denoiser calls are counted as replay with enough memory runs them.
 """
 
 from __future__ import annotations
