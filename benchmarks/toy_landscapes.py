@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from diff_es.baselines import algorithms, settings_for
-from diff_es.search import EvolutionConfig, search_with
+from diff_es.search import EvolutionConfig, in_process, search_with
 from diff_es.stages import StagePlan
 from results import ROOT, add_output_option, finish
 
@@ -57,7 +57,7 @@ def main() -> None:
 def gap(name: str, fitness: Landscape, seed: int, generations: int, known: list[float]) -> float:
     """How far the search ends from the optimum, as a share of the way from the median schedule: 0 is found."""
     settings = settings_for(name, SPACE, EvolutionConfig(generations=generations, seed=seed))
-    end = search_with(algorithms[name](SPACE, PLAN, settings), fitness, seed=seed).fitness
+    end = search_with(algorithms[name](SPACE, PLAN, settings), in_process(fitness), seed=seed).fitness
     optimum = max(known)
     return 0.0 if math.isclose(end, optimum, abs_tol=1e-12) else (optimum - end) / (optimum - statistics.median(known))
 

@@ -14,7 +14,7 @@ from searches import finish, make, plan_of
 from diff_es.baselines import BaselineConfig, ProposalSearch, algorithms, journal_header, settings_for
 from diff_es.errors import ArtifactError, InputError
 from diff_es.schedule import Levels, ScheduleSpace
-from diff_es.search import Candidate, EvolutionConfig, Journal, SearchResult, search_with
+from diff_es.search import Candidate, EvolutionConfig, Journal, SearchResult, in_process, search_with
 from search.spaces import space_of, spaces
 
 NAMES = sorted(algorithms)
@@ -113,7 +113,7 @@ def search(name: str, path: Path) -> tuple[SearchResult, list[object], int]:
 
     config = settings_for(name, SPACE, EvolutionConfig(generations=2, seed=5))
     with Journal(path, journal_header(name, "model 7", SPACE, config)) as journal:
-        result = search_with(algorithms[name](SPACE, plan_of(SPACE), config), fitness, journal, seed=5)
+        result = search_with(algorithms[name](SPACE, plan_of(SPACE), config), in_process(fitness), journal, seed=5)
         return result, list(journal.canonical()), len(measured)
 
 
@@ -158,14 +158,15 @@ def test_unusable_fitness_loses_against_everything(name: str, unusable: float) -
 @every_algorithm
 def test_nothing_usable_is_an_error(name: str) -> None:
     with pytest.raises(InputError, match="schedules of generation 0 got NaN"):
-        search_with(make(name, SPACE), lambda _: math.nan, seed=0)
+        search_with(make(name, SPACE), in_process(lambda _: math.nan), seed=0)
 
 
 @pytest.mark.parametrize("name", ["greedy", "stagewise-dp"])
 def test_nothing_usable_within_the_budget_is_an_error(name: str) -> None:
     """These two also look at schedules outside, which cannot be the result."""
+    outside = in_process(lambda levels: math.nan if SPACE.contains(levels) else 1.0)
     with pytest.raises(InputError, match="every schedule that meets the budget got NaN"):
-        search_with(make(name, SPACE), lambda levels: math.nan if SPACE.contains(levels) else 1.0, seed=0)
+        search_with(make(name, SPACE), outside, seed=0)
 
 
 @every_algorithm

@@ -71,6 +71,15 @@ def test_entries_come_back_as_they_were_written(tmp_path: Path) -> None:
         assert journal.entries()[0] == entries[0]
 
 
+def test_scores_come_back_as_they_were_written(tmp_path: Path) -> None:
+    """To the last bit: a search that goes on compares with them."""
+    scores = (0.1 + 0.2, -1e-310, math.inf, -math.inf, math.nan, 2 / 3)
+    with Journal(tmp_path / "j", HEADER) as journal:
+        journal.append(JournalEntry(Candidate((3, 0, 0, 0), 0, 0), Outcome(0.5, scores=scores), 0.25))
+    assert "NaN" not in (tmp_path / "j").read_text(), "JSON has no NaN"
+    assert [repr(score) for score in read_entries(tmp_path / "j")[0].outcome.scores] == [*map(repr, scores)]
+
+
 def test_entries_are_read_without_holding_the_journal(written: Path, tmp_path: Path) -> None:
     """Also while the search goes on, which holds it."""
     with Journal(written, HEADER) as journal:
@@ -116,7 +125,18 @@ def test_every_line_is_plain_json(written: Path) -> None:
     header, *lines = [json.loads(line) for line in written.read_text().splitlines()]
     assert header["fingerprint"] == "model 7, probes 3"
     assert header["config"]["offspring"] == 6
-    keys = {"levels", "fitness", "generation", "child", "seconds", "denoiser_calls", "replayed_calls", "crc32"}
+    keys = {
+        "levels",
+        "fitness",
+        "generation",
+        "child",
+        "seconds",
+        "denoiser_calls",
+        "replayed_calls",
+        "scores",
+        "dropped",
+        "crc32",
+    }
     assert all(line.keys() == keys for line in lines)
     assert {line["fitness"] for line in lines if isinstance(line["fitness"], str)} == {"nan"}
 
@@ -222,12 +242,15 @@ def test_a_journal_of_another_search_is_refused(written: Path, header: JournalHe
         Journal(written, header)
 
 
-def test_a_newer_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as newer:
-        newer.setattr("diff_es.search.journal.VERSION", 2)
+@pytest.mark.parametrize("version", [1, 3])
+def test_another_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int) -> None:
+    with monkeypatch.context() as other:
+        other.setattr("diff_es.search.journal.VERSION", version)
         Journal(tmp_path / "j", HEADER).close()
-    with pytest.raises(ArtifactError, match="format version 2, this Diff-ES reads 1"):
+    with pytest.raises(ArtifactError, match=f"format version {version}, this Diff-ES reads 2"):
         Journal(tmp_path / "j", HEADER)
+    with pytest.raises(ArtifactError, match=f"format version {version}, this Diff-ES reads 2"):
+        read_entries(tmp_path / "j")
 
 
 def test_two_runs_on_one_journal_are_refused(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,19 @@ from diff_es.errors import InputError
 from diff_es.schedule import Levels, ScheduleSpace
 from diff_es.search import (
     Candidate,
+    Evaluator,
+    EvolutionarySearch,
     EvolutionConfig,
     GenerationRecord,
     Journal,
     JournalHeader,
     Outcome,
     Scored,
+    Trial,
+    in_process,
     run_search,
     search_schedule,
+    search_with,
 )
 
 from .landscapes import SPACE, H, Landscape, coupled, deceptive, rugged, separable
@@ -86,9 +92,11 @@ def test_all_unusable_stops_after_the_start_population() -> None:
 def test_records_and_foreign_numbers_are_written_as_plain_ones(tmp_path: Path) -> None:
     config = EvolutionConfig(generations=1)
     with Journal(tmp_path / "j", JournalHeader("x", SPACE, config)) as journal:
-        search_schedule(lambda levels: Outcome(np.float32(sum(levels[:2])), 40, 15), SPACE, config, journal)  # type: ignore[arg-type]
+        scores = (np.float32(1), np.float32(0.5))
+        search_schedule(lambda levels: Outcome(np.float32(sum(levels[:2])), 40, 15, scores), SPACE, config, journal)  # type: ignore[arg-type]
         entries = journal.entries()
     assert all(type(entry.outcome.fitness) is float for entry in entries)
+    assert all([*map(type, entry.outcome.scores)] == [float, float] for entry in entries)
     assert all((entry.outcome.denoiser_calls, entry.outcome.replayed_calls) == (40, 15) for entry in entries)
     assert all(entry.seconds >= 0 for entry in entries)
 
@@ -102,6 +110,7 @@ class Enumeration:
         self.max_evaluations = len(schedules)
         self.scored: list[Scored] = []
         self.history: tuple[GenerationRecord, ...] = ()
+        self.race = None
 
     @property
     def done(self) -> bool:
@@ -122,6 +131,100 @@ class Enumeration:
 def test_another_algorithm_fits_the_loop() -> None:
     space = space_of((1, 1, 1), 4, 0.5)
     algorithm = Enumeration(space)
-    run_search(algorithm, lambda levels: -float(levels[0]))
+    run_search(algorithm, in_process(lambda levels: -float(levels[0])))
     assert len(algorithm.scored) == len(all_schedules(space))
     assert algorithm.best.levels[0] == 0
+
+
+CONFIG = EvolutionConfig(generations=5, seed=3)
+
+
+def shuffled(fitness: Landscape, seed: int) -> Evaluator:
+    """Stands for several devices: results of a batch come back in any order."""
+    dice = random.Random(seed)
+
+    def evaluate(trials: Sequence[Trial]) -> Iterator[tuple[Trial, Outcome, float]]:
+        for trial in dice.sample(trials, len(trials)):
+            yield trial, Outcome(fitness(trial.candidate.levels), 1), 0.0
+
+    return evaluate
+
+
+def test_the_order_of_results_does_not_matter(tmp_path: Path) -> None:
+    fitness = rugged(2)
+    with Journal(tmp_path / "straight", JournalHeader("x", SPACE, CONFIG)) as journal:
+        expected = search_schedule(fitness, SPACE, CONFIG, journal)
+        canonical, order = journal.canonical(), [entry.candidate for entry in journal.entries()]
+    for seed in range(3):
+        with Journal(tmp_path / str(seed), JournalHeader("x", SPACE, CONFIG)) as journal:
+            algorithm = EvolutionarySearch(SPACE, CONFIG)
+            assert search_with(algorithm, shuffled(fitness, seed), journal, seed=CONFIG.seed) == expected
+            assert journal.canonical() == canonical
+            assert [entry.candidate for entry in journal.entries()] != order
+
+
+def test_batches_are_whole_generations_of_schedules_that_begin_alike() -> None:
+    batches: list[list[Candidate]] = []
+    measure = shuffled(rugged(2), 0)
+
+    def evaluate(trials: Sequence[Trial]) -> Iterator[tuple[Trial, Outcome, float]]:
+        batches.append([trial.candidate for trial in trials])
+        return measure(trials)
+
+    search_with(EvolutionarySearch(SPACE, CONFIG), evaluate, seed=CONFIG.seed)
+    assert [len(batch) for batch in batches] == [20] + [16] * 5
+    for generation, batch in enumerate(batches):
+        assert {candidate.generation for candidate in batch} == {generation}
+        # Depth first through the tree of beginnings: each beginning is one uninterrupted run of candidates.
+        for length in range(1, SPACE.num_stages):
+            beginnings = [candidate.levels[-length:] for candidate in batch]
+            runs = sum(here != before for here, before in zip(beginnings[1:], beginnings, strict=False)) + 1
+            assert runs == len(set(beginnings))
+
+
+def test_a_result_is_written_down_before_the_next_one_is_waited_for(tmp_path: Path) -> None:
+    """So that a killed search loses only what was in flight."""
+    config = EvolutionConfig(generations=0)
+    with Journal(tmp_path / "j", JournalHeader("x", SPACE, config)) as journal:
+
+        def evaluate(trials: Sequence[Trial]) -> Iterator[tuple[Trial, Outcome, float]]:
+            for count, trial in enumerate(trials):
+                assert len(journal.entries()) == count
+                yield trial, Outcome(1.0), 0.0
+
+        search_with(EvolutionarySearch(SPACE, config), evaluate, journal, seed=0)
+        assert len(journal.entries()) == 20
+
+
+def test_what_the_journal_knows_is_not_measured_again(tmp_path: Path) -> None:
+    fitness, measured = rugged(2), []
+
+    def counted(levels: Levels) -> float:
+        measured.append(levels)
+        return fitness(levels)
+
+    for _ in range(2):
+        with Journal(tmp_path / "j", JournalHeader("x", SPACE, CONFIG)) as journal:
+            result = search_schedule(counted, SPACE, CONFIG, journal)
+    assert len(measured) == len(set(measured)) == result.evaluated
+
+
+Spoil = Callable[[Sequence[Trial]], list[Trial]]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda trials: [*trials, trials[0]], "came back twice"),
+        (lambda trials: trials[:-2], "2 of 20 trials did not come back"),
+        (lambda trials: [], "20 of 20 trials did not come back"),
+        (lambda trials: [Trial(Candidate((4,) * 6, 7, 0)), *trials], "was not among the trials"),
+    ],
+    ids=["twice", "missing", "none", "foreign"],
+)
+def test_an_evaluator_that_breaks_its_contract_is_an_error(spoil: Spoil, message: str) -> None:
+    def evaluate(trials: Sequence[Trial]) -> Iterator[tuple[Trial, Outcome, float]]:
+        return ((trial, Outcome(1.0), 0.0) for trial in spoil(trials))
+
+    with pytest.raises(InputError, match=message):
+        search_with(EvolutionarySearch(SPACE, CONFIG), evaluate, seed=0)

@@ -34,7 +34,7 @@ from diff_es.run.requests import PromptList, Purpose, check_prompts, first_seed,
 from diff_es.sampling import ImageRequests, PromptRequests, Requests, SamplerConfig, class_labels, takes_labels
 from diff_es.schedule import Allocation, PruningSchedule, ScheduleSpace
 from diff_es.schedulers import with_scheduler
-from diff_es.search import EvolutionConfig, Journal, ScheduleSearch, SearchResult, search_with
+from diff_es.search import EvolutionConfig, Journal, Racing, ScheduleSearch, SearchResult, in_process, search_with
 from diff_es.stages import StagePlan
 from diff_es.timesteps import stage_plan
 
@@ -185,7 +185,7 @@ class Session:
         name, settings = self.recipe.search.algorithm, self._algorithm_settings()
         header = journal_header(name, self._fitness_fingerprint(allocation), self.space, settings)
         with Journal(folder / "journal.jsonl", header) as journal:
-            result = search_with(self.algorithm(), fitness, journal, seed=self.search_seed)
+            result = search_with(self.algorithm(), in_process(fitness), journal, seed=self.search_seed)
         write_record(folder / "result.json", result)
         return result
 
@@ -206,6 +206,7 @@ class Session:
             offspring=section.offspring,
             max_mutation=section.max_mutation,
             seed=self.search_seed,
+            racing=Racing(section.racing_probes, section.racing_margin) if section.racing_margin else None,
         )
 
     @property

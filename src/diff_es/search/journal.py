@@ -28,7 +28,7 @@ from diff_es.search.base import Candidate, Outcome
 logger = logging.getLogger(__name__)
 
 FORMAT = "diff-es search journal"
-VERSION = 1
+VERSION = 2
 _CHECKSUM = re.compile(rb',"crc32":"([0-9a-f]{8})"\}$')
 
 
@@ -38,7 +38,7 @@ class JournalEntry:
 
     Attributes:
         candidate: The schedule and its place in the search.
-        outcome: Its fitness, and the denoiser calls that were run and replayed for it.
+        outcome: Its fitness, on each probe too, and the denoiser calls that were run and replayed for it.
         seconds: How long the evaluation took.
     """
 
@@ -140,8 +140,8 @@ class Journal:
         """Return the sorted keys of all entries: equal for an uninterrupted and for a resumed search."""
         return sorted(entry.key for entry in self._entries.values())
 
-    def replayed(self, candidate: Candidate) -> float | None:
-        """Return the fitness that the journal holds for a candidate, or None.
+    def replayed(self, candidate: Candidate) -> Outcome | None:
+        """Return what the journal holds for a candidate, or None.
 
         Raises:
             ArtifactError: the schedule was evaluated at another place of the search, so the journal was not written
@@ -155,7 +155,7 @@ class Journal:
                 f"{self.path} was written by a search that went another way ({entry.candidate} there, {candidate} "
                 "here); resume with the versions that it was started with, or start in another folder."
             )
-        return entry.outcome.fitness
+        return entry.outcome
 
     def append(self, entry: JournalEntry) -> None:
         """Write one entry and push it to the disk.
@@ -205,13 +205,7 @@ class Journal:
             self._read_entries(lines[1:])
 
     def _check_header(self, found: dict[str, Any]) -> None:
-        if found.get("format") != FORMAT:
-            raise ArtifactError(f"{self.path} is not the journal of a search.")
-        if found.get("version") != VERSION:
-            raise ArtifactError(
-                f"{self.path} has format version {found.get('version')}, this Diff-ES reads {VERSION}; "
-                "use the version of Diff-ES that wrote it."
-            )
+        _check_format(self.path, found)
         differences = list(_differences(found, self.header.as_json(), ""))
         if differences:
             raise ArtifactError(
@@ -252,14 +246,26 @@ def read_entries(path: Path) -> list[JournalEntry]:
     """Read a journal's entries without holding it; an incomplete last line is left out.
 
     Raises:
-        ArtifactError: the file cannot be read, or a line is damaged.
+        ArtifactError: the file cannot be read, is no journal of this format version, or a line is damaged.
     """
     with _disk_errors(path, "read"):
         lines = path.read_bytes().splitlines(keepends=True)
     whole = lines if not lines or _complete(lines[-1]) else lines[:-1]
     if not all(map(_complete, whole)):
         raise ArtifactError(f"{path} is damaged (a checksum differs).")
+    if whole:
+        _check_format(path, json.loads(whole[0]))
     return [_entry_from_json(json.loads(line)) for line in whole[1:]]
+
+
+def _check_format(path: Path, header: dict[str, Any]) -> None:
+    if header.get("format") != FORMAT:
+        raise ArtifactError(f"{path} is not the journal of a search.")
+    if header.get("version") != VERSION:
+        raise ArtifactError(
+            f"{path} has format version {header.get('version')}, this Diff-ES reads {VERSION}; "
+            "use the version of Diff-ES that wrote it."
+        )
 
 
 @contextmanager
@@ -282,27 +288,36 @@ def _complete(line: bytes) -> bool:
     return match is not None and zlib.crc32(line[: match.start()] + b"}") == int(match[1], 16)
 
 
+def _number(value: float) -> float | str:
+    """JSON has no NaN and no infinity: they are written as the words that float() reads."""
+    return value if math.isfinite(value) else repr(value)
+
+
 def _entry_to_json(entry: JournalEntry) -> dict[str, Any]:
-    fitness = entry.outcome.fitness
     return {
         "levels": entry.candidate.levels,
-        # JSON has no NaN and no infinity: they are written as the words that float() reads.
-        "fitness": fitness if math.isfinite(fitness) else repr(fitness),
+        "fitness": _number(entry.outcome.fitness),
         "generation": entry.candidate.generation,
         "child": entry.candidate.child,
         "seconds": entry.seconds,
         "denoiser_calls": entry.outcome.denoiser_calls,
         "replayed_calls": entry.outcome.replayed_calls,
+        "scores": [_number(score) for score in entry.outcome.scores],
+        "dropped": entry.outcome.dropped,
     }
 
 
 def _entry_from_json(content: dict[str, Any]) -> JournalEntry:
     levels = tuple(int(level) for level in content["levels"])
-    return JournalEntry(
-        Candidate(levels, int(content["generation"]), int(content["child"])),
-        Outcome(float(content["fitness"]), int(content["denoiser_calls"]), int(content["replayed_calls"])),
-        float(content["seconds"]),
+    outcome = Outcome(
+        fitness=float(content["fitness"]),
+        denoiser_calls=int(content["denoiser_calls"]),
+        replayed_calls=int(content["replayed_calls"]),
+        scores=tuple(float(score) for score in content["scores"]),
+        dropped=bool(content["dropped"]),
     )
+    candidate = Candidate(levels, int(content["generation"]), int(content["child"]))
+    return JournalEntry(candidate, outcome, float(content["seconds"]))
 
 
 def _differences(found: Any, wanted: Any, where: str) -> Iterator[str]:

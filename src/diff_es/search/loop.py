@@ -1,25 +1,31 @@
-"""Run a search: ask, measure, write down, tell."""
+"""Run a search: ask, measure, write down, tell.
+
+A whole batch is measured at a time: all candidates that wait for their fitness. What comes first does not matter to
+the result, so they are handed on in the order in which replay saves the most, and an evaluator may spread them over
+devices. Each result is written down and told as soon as it is there.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from diff_es.errors import InputError
 from diff_es.progress import track
 from diff_es.schedule import Levels, ScheduleSpace
-from diff_es.search.base import Candidate, GenerationRecord, Outcome, ScheduleSearch
+from diff_es.search.base import Candidate, Evaluator, GenerationRecord, Outcome, ScheduleSearch, Trial
 from diff_es.search.evolution import EvolutionarySearch, EvolutionConfig
 from diff_es.search.journal import Journal, JournalEntry, JournalHeader
+from diff_es.search.racing import Rival
 
 #: Hours of NaN would end in an arbitrary schedule, so a search stops at once where nothing works.
 _WAY_OUT = "Check the metric and the model's dtype (float16 overflows to NaN), or lower the sparsity."
 
-#: Measures a schedule; higher is better.
-Fitness: TypeAlias = Callable[[Levels], Outcome | float]
+#: Measures a schedule; higher is better. Takes its levels, and where there is a race also the `Rival`.
+Fitness: TypeAlias = Callable[..., Outcome | float]
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,8 @@ def search_schedule(  # noqa: PLR0913
     """Find the schedule with the highest fitness by level-switch evolution.
 
     Args:
-        fitness: Measures one schedule. It must be a function of the levels alone; NaN means unusable.
+        fitness: Measures one schedule. It must be a function of the levels alone; NaN means unusable. With
+            `config.racing` it is also given the rival, and may drop the schedule after some probes.
         space: The schedules to search in.
         config: Settings of the evolution.
         journal: Where to write evaluations, and to take those from that an earlier run left.
@@ -68,12 +75,30 @@ def search_schedule(  # noqa: PLR0913
         if mine.as_json() != journal.header.as_json():
             raise InputError("journal: it was opened with another space, config or starts than the search is given.")
     algorithm = EvolutionarySearch(space, config, starts)
-    return search_with(algorithm, fitness, journal, on_generation, seed=config.seed)
+    return search_with(algorithm, in_process(fitness), journal, on_generation, seed=config.seed)
+
+
+def in_process(fitness: Fitness) -> Evaluator:
+    """Return an evaluator that measures one trial after the other, here.
+
+    Args:
+        fitness: Measures one schedule. It must be a function of the levels alone; NaN means unusable.
+    """
+
+    def evaluate(trials: Sequence[Trial]) -> Iterator[tuple[Trial, Outcome, float]]:
+        for trial in trials:
+            start = time.perf_counter()
+            levels = trial.candidate.levels
+            measured = fitness(levels) if trial.rival is None else fitness(levels, trial.rival)
+            outcome = measured if isinstance(measured, Outcome) else Outcome(measured)
+            yield trial, outcome, time.perf_counter() - start
+
+    return evaluate
 
 
 def search_with(
     algorithm: ScheduleSearch,
-    fitness: Fitness,
+    evaluate: Evaluator,
     journal: Journal | None = None,
     on_generation: Callable[[GenerationRecord], None] | None = None,
     *,
@@ -83,7 +108,7 @@ def search_with(
 
     Args:
         algorithm: A search that has not been told anything.
-        fitness: Measures one schedule. It must be a function of the levels alone; NaN means unusable.
+        evaluate: Measures schedules: `in_process(fitness)`, or what spreads them over devices.
         journal: Where to write evaluations, and to take those from that an earlier run left. Its header must name
             the algorithm and its settings.
         on_generation: Called with the record of each finished generation, also of those replayed from the journal.
@@ -92,14 +117,14 @@ def search_with(
     Raises:
         InputError: the fitness of every schedule is NaN or −inf.
     """
-    run_search(algorithm, fitness, journal, on_generation)
+    run_search(algorithm, evaluate, journal, on_generation)
     best = algorithm.best
     return SearchResult(best.levels, best.fitness, tuple(algorithm.history), algorithm.history[-1].evaluated, seed)
 
 
 def run_search(
     algorithm: ScheduleSearch,
-    fitness: Fitness,
+    evaluate: Evaluator,
     journal: Journal | None = None,
     on_generation: Callable[[GenerationRecord], None] | None = None,
 ) -> None:
@@ -107,7 +132,7 @@ def run_search(
 
     Args:
         algorithm: What proposes schedules; told all results.
-        fitness: Measures one schedule, higher is better.
+        evaluate: Measures schedules, whole batches at a time.
         journal: Where evaluations are kept.
         on_generation: Called with the record of each finished generation.
 
@@ -116,10 +141,10 @@ def run_search(
             NaN or −inf.
     """
     reported, usable = 0, False
-    for candidate in track(_candidates(algorithm), "Searching schedules", total=algorithm.max_evaluations):
-        value = _measure(candidate, fitness, journal)
-        usable = usable or value > -math.inf
-        algorithm.tell([(candidate, value)])
+    results = _results(algorithm, evaluate, journal)
+    for candidate, fitness in track(results, "Searching schedules", total=algorithm.max_evaluations):
+        usable = usable or fitness > -math.inf
+        algorithm.tell([(candidate, fitness)])
         for record in algorithm.history[reported:]:
             reported += 1
             if not usable:
@@ -133,21 +158,67 @@ def run_search(
         raise InputError(f"fitness: every schedule that meets the budget got NaN or −inf. {_WAY_OUT}")
 
 
-def _candidates(algorithm: ScheduleSearch) -> Iterator[Candidate]:
+def _results(
+    algorithm: ScheduleSearch, evaluate: Evaluator, journal: Journal | None
+) -> Iterator[tuple[Candidate, float]]:
+    """Yield the fitness of everything that the algorithm asks for: what the journal knows first, then new results."""
+    outcomes: dict[Levels, Outcome] = {}
     while not algorithm.done:
-        yield from algorithm.ask()
+        waiting, rival = algorithm.ask(), _rival(algorithm, outcomes)
+        unknown = []
+        for candidate in waiting:
+            known = journal.replayed(candidate) if journal is not None else None
+            if known is None:
+                unknown.append(candidate)
+            else:
+                outcomes[candidate.levels] = known
+                yield candidate, known.fitness
+        for trial, outcome, seconds in _measured(
+            [Trial(candidate, rival) for candidate in sampling_order(unknown)], evaluate
+        ):
+            if journal is not None:
+                journal.append(JournalEntry(trial.candidate, outcome, seconds))
+            outcomes[trial.candidate.levels] = outcome
+            yield trial.candidate, outcome.fitness
 
 
-def _measure(candidate: Candidate, fitness: Fitness, journal: Journal | None) -> float:
-    """Return the journal's fitness of a candidate, else measure it and write it down."""
-    known = journal.replayed(candidate) if journal is not None else None
-    if known is not None:
-        return known
-    start = time.perf_counter()
-    measured = fitness(candidate.levels)
-    outcome = measured if isinstance(measured, Outcome) else Outcome(measured)
-    # Metrics return numpy and torch scalars; the journal holds plain numbers.
-    outcome = replace(outcome, fitness=float(outcome.fitness))
-    if journal is not None:
-        journal.append(JournalEntry(candidate, outcome, time.perf_counter() - start))
-    return outcome.fitness
+def _rival(algorithm: ScheduleSearch, outcomes: Mapping[Levels, Outcome]) -> Rival | None:
+    """Return whom the waiting candidates run against, with its scores.
+
+    Raises:
+        InputError: the fitness gives no scores to race with.
+    """
+    race = algorithm.race
+    if race is None:
+        return None
+    scores = outcomes[race.rival.levels].scores
+    if not scores:
+        raise InputError("racing: the fitness gives no scores per probe (Outcome.scores); search without racing.")
+    return Rival(race.rival.fitness, scores, race.racing)
+
+
+def sampling_order(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Sort so that schedules which begin alike follow one another: sampling starts in the last stage.
+
+    Replay keeps a limited number of denoiser outputs. In this order those of a common beginning are used up before
+    they have to go.
+    """
+    return sorted(candidates, key=lambda candidate: candidate.levels[::-1])
+
+
+def _measured(trials: Sequence[Trial], evaluate: Evaluator) -> Iterator[tuple[Trial, Outcome, float]]:
+    """Measure trials and check that each comes back once.
+
+    Raises:
+        InputError: the evaluator returned another trial, one twice, or not all.
+    """
+    waiting = set(trials)
+    for trial, outcome, seconds in evaluate(trials) if trials else ():
+        if trial not in waiting:
+            raise InputError(f"evaluate: {trial.candidate} came back twice, or was not among the trials it was given.")
+        waiting.remove(trial)
+        # Metrics return numpy and torch scalars; the journal holds plain numbers.
+        plain = replace(outcome, fitness=float(outcome.fitness), scores=tuple(map(float, outcome.scores)))
+        yield trial, plain, seconds
+    if waiting:
+        raise InputError(f"evaluate: {len(waiting)} of {len(trials)} trials did not come back.")
