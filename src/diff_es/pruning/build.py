@@ -111,8 +111,8 @@ def _stage_tensors(
     dtype = next(denoiser.parameters()).dtype
     for layer in layers:
         parameters = dict(_parameters(denoiser, (*layer.inputs, *layer.outputs)))
-        trajectory = pruner.trajectory(layer, parameters, stats.of(stage, layer), config)
-        yield from _tensors(layer, trajectory, config, dtype)
+        # No name for the trajectory here: it would live on while the next one is solved.
+        yield from _tensors(layer, pruner.trajectory(layer, parameters, stats.of(stage, layer), config), config, dtype)
 
 
 def _parameters(denoiser: nn.Module, paths: Iterable[str]) -> Iterable[tuple[str, Tensor]]:
