@@ -13,7 +13,8 @@ from torch import nn
 
 from diff_es.artifacts import claim
 from diff_es.calibration.importance import contributing, denoising_losses, importance, target_source
-from diff_es.calibration.observe import observed
+from diff_es.calibration.observe import drained, no_calls, observed, observed_stages
+from diff_es.calibration.sources import LiveSource
 from diff_es.calibration.statistics import WHOLE_RUN, Statistic, bytes_needed, step_weights
 from diff_es.calibration.store import STEP_WEIGHTED, CalibrationStats, shard_name, tensor_names
 from diff_es.denoisers import (
@@ -94,10 +95,37 @@ def calibrate(
     if folder:
         claim(folder, _settings(pipe, config))
     keys = [None] if config.shared or config.whole_run else list(range(config.stages.num_stages))
+    done = _calibrate_live(pipe, source, config, keys, folder)
+    left = [stage for stage in keys if stage not in done]
     # A statistic of the whole run shows its own progress, step by step.
-    stages = keys if config.whole_run else track(keys, "Calibrating stages")
-    sets = tuple(calibrate_stage(pipe, source, config, stage, folder) for stage in stages)
-    return CalibrationStats(sets, config.stages.num_stages)
+    for stage in left if config.whole_run else track(left, "Calibrating stages"):
+        done[stage] = calibrate_stage(pipe, source, config, stage, folder)
+    return CalibrationStats(tuple(done[stage] for stage in keys), config.stages.num_stages)
+
+
+def _calibrate_live(
+    pipe: Any,
+    source: CalibrationSource,
+    config: CalibrationConfig,
+    stages: Sequence[int | None],
+    folder: Path | None,
+) -> dict[int | None, Mapping[str, Tensor]]:
+    """Collect as many of the stages as the memory limit holds together, while the source samples, in one run.
+
+    Their calls are then neither kept nor run a second time. Stages that are left over, or whose layers need several
+    passes, are for `calibrate_stage`; the same run keeps their calls.
+    """
+    missing = [stage for stage in stages if folder is None or not (folder / shard_name(stage or 0)).exists()]
+    if config.whole_run or not isinstance(source, LiveSource):
+        return {}
+    layers = _layers(pipe, config)
+    needed = sum(_bytes_needed(dense_denoiser_of(pipe), layer, config.collect) for layer in layers)
+    count = config.memory_limit // needed if needed else len(missing)
+    watched, later = missing[:count], missing[count:]
+    if not watched:
+        return {}
+    seen = observed_stages(pipe, source, config.stages, (layers, config.collect), (watched, later))
+    return {stage: _keep(drained(seen.pop(stage)), config, layers, stage, folder) for stage in watched}
 
 
 def calibrate_stage(
@@ -117,11 +145,22 @@ def calibrate_stage(
     """
     layers = _layers(pipe, config)
     passes = _plan_passes(dense_denoiser_of(pipe), layers, config)
+    return _keep(_collect(pipe, source, config, stage, passes), config, layers, stage, folder)
+
+
+def _keep(
+    tensors: Iterator[tuple[str, Tensor]],
+    config: CalibrationConfig,
+    layers: Sequence[Layer],
+    stage: int | None,
+    folder: Path | None,
+) -> Mapping[str, Tensor]:
+    """Write the tensors of one set as they come, or gather them in memory; not at all where the file is there."""
     if folder is None:
-        return dict(_collect(pipe, source, config, stage, passes))
+        return dict(tensors)
     path = folder / shard_name(stage or 0)
     if not path.exists():
-        stream_tensors(path, tensor_names(layers, config.collect), _collect(pipe, source, config, stage, passes))
+        stream_tensors(path, tensor_names(layers, config.collect), tensors)
     return Shard(path)
 
 
@@ -238,13 +277,8 @@ def _collect_stage(
         # Ask before watching: a source may run the model to make its first call, which must not be counted.
         first = next(calls, None)
         if first is None:
-            raise InputError(
-                f"The calibration source has no denoiser call in stage {stage}; sample it with the steps that the "
-                f"stages were made for ({len(config.stages.timesteps)})."
-            )
+            raise no_calls(config.stages, stage)
         with observed(denoiser, layers, config.collect) as accumulators:
             for call in chain([first], calls):
                 denoiser(**call)
-        while accumulators:
-            for name, tensor in accumulators.pop(0).tensors().items():
-                yield name, tensor.cpu()
+        yield from drained(accumulators)
