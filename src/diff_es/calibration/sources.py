@@ -39,6 +39,14 @@ class TargetSource(Protocol):
 
 
 @runtime_checkable
+class CountedSource(Protocol):
+    """Knows how many calls it yields, once it has yielded the first."""
+
+    def num_calls(self, plan: StagePlan, stage: int | None) -> int:
+        """Return the number of calls of a stage, or of all timesteps."""
+
+
+@runtime_checkable
 class LiveSource(Protocol):
     """Meets its calls while the pipeline samples, so that statistics can be collected at that very moment."""
 
@@ -97,6 +105,10 @@ class DatasetSource:
             noisy = add_noise(pipe.scheduler, clean, noise, timesteps)
             for template in templates:
                 yield _filled(denoiser_of(pipe), template, noisy, timesteps)
+
+    def num_calls(self, plan: StagePlan, stage: int | None) -> int:  # noqa: ARG002 (every stage has as many)
+        """Return the number of calls of a stage; 0 before the first is made."""
+        return sum(len(templates) for templates in self._templates)
 
     def targets(self, pipe: Any, timestep: float) -> Iterator[tuple[Call, Tensor]]:
         """Yield calls at one timestep, each with what the denoiser should predict there.
@@ -213,6 +225,10 @@ class SamplingSource:
         for timestep, call in self._recorded:
             if _lies_in(plan, stage, timestep):
                 yield on_device(call, device)
+
+    def num_calls(self, plan: StagePlan, stage: int | None) -> int:
+        """Return the number of calls of a stage that are kept."""
+        return sum(_lies_in(plan, stage, timestep) for timestep, _ in self._recorded)
 
     def run(self, pipe: Any, enter: Callable[[float], bool]) -> None:
         """Sample everything once; the calls that `enter` asks for replace those that were kept."""
