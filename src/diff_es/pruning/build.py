@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,10 @@ from diff_es.bank import Bank, BankInfo
 from diff_es.bank.bank import BLOCK_ORDER, FORMAT, level_key, shard_name, write_manifest
 from diff_es.denoisers import Layer, dense_denoiser_of, fingerprint, spec_of
 from diff_es.errors import InputError
-from diff_es.progress import track
+from diff_es.progress import in_bytes, in_time, track
+from diff_es.pruning.cost import bank_seconds
 from diff_es.pruning.pruners import BankConfig, pruners, stack_order
+from diff_es.pruning.sizes import BankSizes
 from diff_es.pruning.trajectory import LayerTrajectory
 from diff_es.tensors import Shard, stream_tensors
 from diff_es.versions import versions
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
 
     from diff_es.calibration import CalibrationStats
     from diff_es.stages import StagePlan
+
+
+logger = logging.getLogger(__name__)
 
 
 @torch.no_grad()
@@ -62,12 +68,29 @@ def build_bank(
     )
     if folder:
         claim(folder, info)
+    _announce(denoiser, layers, config, [stage for stage in range(len(stats.sets)) if _is_missing(folder, stage)])
     stages = track(range(len(stats.sets)), "Pruning stages")
     shards = tuple(prune_stage(pipe, stats, config, stage, folder) for stage in stages)
     if folder:
         info = replace(info, versions=versions(), files=list_files(folder))
         write_manifest(folder, info)
     return Bank(info, shards)
+
+
+def _is_missing(folder: Path | None, stage: int) -> bool:
+    return folder is None or not (folder / shard_name(stage)).exists()
+
+
+def _announce(denoiser: nn.Module, layers: Sequence[Layer], config: BankConfig, stages: Sequence[int]) -> None:
+    """Say what the stages will take, where that is worth a line."""
+    pruner = pruners[config.method]
+    if not stages or not pruner.compensates or not logger.isEnabledFor(logging.INFO):
+        return
+    sizes = BankSizes(denoiser, config.num_levels, compensated=True, intercept=config.intercept)
+    stored = len(stages) * sum(size for layer in layers for size in sizes.trajectory(layer))
+    seconds = len(stages) * bank_seconds(denoiser, layers)
+    what = f"Bank of {len(stages)} {'stage' if len(stages) == 1 else 'stages'}, {len(layers)} layers each"
+    logger.info("%s: %s stored, about %s of solving.", what, in_bytes(stored), in_time(seconds))
 
 
 @torch.no_grad()
