@@ -146,13 +146,15 @@ def _parameters(denoiser: nn.Module, paths: Iterable[str]) -> Iterable[tuple[str
 
 def _names(layers: Sequence[Layer], config: BankConfig) -> Iterator[str]:
     """Yield the names of all tensors that a stage's shard may hold."""
-    if pruners[config.method].trajectory is None:
+    pruner = pruners[config.method]
+    if pruner.trajectory is None:
         yield BLOCK_ORDER
         return
+    parts = ("weight", "bias") if config.intercept else ("weight",)
     for layer in layers:
         yield _order_name(layer)
-        for level in _distinct(layer, config.num_levels):
-            paths = (f"{path}.{part}" for path in layer.outputs for part in ("weight", "bias"))
+        for level in _distinct(layer, config.num_levels) if pruner.compensates else ():
+            paths = (f"{path}.{part}" for path in layer.outputs for part in parts)
             yield from (f"{level_key(layer.name, level)}/{path}" for path in paths)
 
 
