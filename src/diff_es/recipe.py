@@ -63,7 +63,7 @@ class CalibrationSection(_Section):
     samples: Positive = Field(1024, description="images (dataset) or sampling runs (sampling)")
     batch_size: Positive = Field(64, description="images per denoiser call")
     shared: bool = Field(False, description="one set of statistics for all stages")
-    memory_limit_gib: float = Field(4.0, gt=0, description="device memory for Hessians, in GiB")
+    memory_limit_gib: float = Field(4.0, gt=0, description="device memory for Hessians at once, in GiB")
 
 
 class PruningSection(_Section):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +14,28 @@ from diff_es.tensors import Shard
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from diff_es.calibration.statistics import Statistic
     from diff_es.denoisers import Layer
 
 
 #: Prefix of the names of moments whose steps are weighted.
 STEP_WEIGHTED = "step_weighted_"
+
+
+def tensor_names(layers: Iterable[Layer], collect: Collection[Statistic]) -> Iterator[str]:
+    """Yield the names of all tensors that these statistics of these layers consist of."""
+    moments = ("second_moment", "mean", "rows")
+    for layer in layers:
+        if layer.kind == "block":
+            yield f"{layer.name}/similarity"
+        if "second_moment" in collect:
+            yield from (f"{path}/{kind}" for path in layer.outputs for kind in moments)
+        if "step_weighted_moment" in collect:
+            yield from (f"{path}/{STEP_WEIGHTED}{kind}" for path in layer.outputs for kind in moments)
+        if "input_norms" in collect:
+            yield from (f"{path}/input_norms" for path in layer.scored)
+        if "importance" in collect:
+            yield from (f"{path}/importance" for path in dict.fromkeys((*layer.inputs, *layer.outputs)))
 
 
 def shard_name(index: int) -> str:

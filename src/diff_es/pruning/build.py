@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,12 @@ from diff_es.bank import Bank, BankInfo
 from diff_es.bank.bank import BLOCK_ORDER, FORMAT, level_key, shard_name, write_manifest
 from diff_es.denoisers import Layer, dense_denoiser_of, fingerprint, spec_of
 from diff_es.errors import InputError
-from diff_es.progress import track
+from diff_es.progress import in_bytes, in_time, track
+from diff_es.pruning.cost import bank_seconds
 from diff_es.pruning.pruners import BankConfig, pruners, stack_order
+from diff_es.pruning.sizes import BankSizes
 from diff_es.pruning.trajectory import LayerTrajectory
-from diff_es.tensors import Shard, write_tensors
+from diff_es.tensors import Shard, stream_tensors
 from diff_es.versions import versions
 
 if TYPE_CHECKING:
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
 
     from diff_es.calibration import CalibrationStats
     from diff_es.stages import StagePlan
+
+
+logger = logging.getLogger(__name__)
 
 
 @torch.no_grad()
@@ -62,35 +68,74 @@ def build_bank(
     )
     if folder:
         claim(folder, info)
-    shards: list[Mapping[str, Tensor]] = []
-    for stage in track(range(len(stats.sets)), "Pruning stages"):
-        path = folder / shard_name(stage) if folder else None
-        if path is None:
-            shards.append(_prune_stage(denoiser, layers, stats, stage, config))
-            continue
-        if not path.exists():
-            write_tensors(path, _prune_stage(denoiser, layers, stats, stage, config))
-        shards.append(Shard(path))
+    _announce(denoiser, layers, config, [stage for stage in range(len(stats.sets)) if _is_missing(folder, stage)])
+    stages = track(range(len(stats.sets)), "Pruning stages")
+    shards = tuple(prune_stage(pipe, stats, config, stage, folder) for stage in stages)
     if folder:
         info = replace(info, versions=versions(), files=list_files(folder))
         write_manifest(folder, info)
-    return Bank(info, tuple(shards))
+    return Bank(info, shards)
 
 
-def _prune_stage(
+def _is_missing(folder: Path | None, stage: int) -> bool:
+    return folder is None or not (folder / shard_name(stage)).exists()
+
+
+def _announce(denoiser: nn.Module, layers: Sequence[Layer], config: BankConfig, stages: Sequence[int]) -> None:
+    """Say what the stages will take, where that is worth a line."""
+    pruner = pruners[config.method]
+    if not stages or not pruner.compensates or not logger.isEnabledFor(logging.INFO):
+        return
+    sizes = BankSizes(denoiser, config.num_levels, compensated=True, intercept=config.intercept)
+    stored = len(stages) * sum(size for layer in layers for size in sizes.trajectory(layer))
+    seconds = len(stages) * bank_seconds(denoiser, layers)
+    what = f"Bank of {len(stages)} {'stage' if len(stages) == 1 else 'stages'}, {len(layers)} layers each"
+    logger.info("%s: %s stored, about %s of solving.", what, in_bytes(stored), in_time(seconds))
+
+
+@torch.no_grad()
+def prune_stage(
+    pipe: Any, stats: CalibrationStats, config: BankConfig, stage: int, folder: Path | None
+) -> Mapping[str, Tensor]:
+    """Compute one stage of a bank: layer by layer to its file, unless that is there already.
+
+    Args:
+        pipe: As for `build_bank`, which has claimed the folder.
+        stats: As for `build_bank`.
+        config: As for `build_bank`.
+        stage: Index of the stage; 0 where one set of statistics serves all.
+        folder: Where the file is kept; None keeps the weights in memory.
+
+    Returns:
+        The stage's tensors, in the model's dtype, on the CPU.
+
+    Raises:
+        InputError: the statistics lack what the pruner needs, or no damping helps a Hessian.
+    """
+    denoiser = dense_denoiser_of(pipe)
+    layers = spec_of(denoiser).layers(denoiser, blocks=pruners[config.method].depth)
+    tensors = _stage_tensors(denoiser, layers, stats, stage, config)
+    if folder is None:
+        return dict(tensors)
+    path = folder / shard_name(stage)
+    if not path.exists():
+        stream_tensors(path, _names(layers, config), tensors)
+    return Shard(path)
+
+
+def _stage_tensors(
     denoiser: nn.Module, layers: Sequence[Layer], stats: CalibrationStats, stage: int, config: BankConfig
-) -> dict[str, Tensor]:
-    """Return all tensors of one stage's shard, in the model's dtype, on the CPU."""
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of one stage's shard, layer by layer."""
     pruner = pruners[config.method]
     if pruner.trajectory is None:
-        return {BLOCK_ORDER: stack_order([stats.of(stage, layer).similarity for layer in layers])}
+        yield BLOCK_ORDER, stack_order([stats.of(stage, layer).similarity for layer in layers])
+        return
     dtype = next(denoiser.parameters()).dtype
-    tensors: dict[str, Tensor] = {}
     for layer in layers:
         parameters = dict(_parameters(denoiser, (*layer.inputs, *layer.outputs)))
-        trajectory = pruner.trajectory(layer, parameters, stats.of(stage, layer), config)
-        tensors |= _tensors(layer, trajectory, config, dtype)
-    return tensors
+        # No name for the trajectory here: it would live on while the next one is solved.
+        yield from _tensors(layer, pruner.trajectory(layer, parameters, stats.of(stage, layer), config), config, dtype)
 
 
 def _parameters(denoiser: nn.Module, paths: Iterable[str]) -> Iterable[tuple[str, Tensor]]:
@@ -99,12 +144,35 @@ def _parameters(denoiser: nn.Module, paths: Iterable[str]) -> Iterable[tuple[str
             yield f"{path}.{name}", parameter.detach()
 
 
-def _tensors(layer: Layer, trajectory: LayerTrajectory, config: BankConfig, dtype: torch.dtype) -> dict[str, Tensor]:
+def _names(layers: Sequence[Layer], config: BankConfig) -> Iterator[str]:
+    """Yield the names of all tensors that a stage's shard may hold."""
+    pruner = pruners[config.method]
+    if pruner.trajectory is None:
+        yield BLOCK_ORDER
+        return
+    parts = ("weight", "bias") if config.intercept else ("weight",)
+    for layer in layers:
+        yield _order_name(layer)
+        for level in _distinct(layer, config.num_levels) if pruner.compensates else ():
+            paths = (f"{path}.{part}" for path in layer.outputs for part in parts)
+            yield from (f"{level_key(layer.name, level)}/{path}" for path in paths)
+
+
+def _tensors(
+    layer: Layer, trajectory: LayerTrajectory, config: BankConfig, dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor]]:
     """Name a layer's tensors; levels that remove no more than the one before them are stored once."""
-    counts = layer.removed(config.num_levels)
-    distinct = [level for level, count in enumerate(counts) if level and count > counts[level - 1]]
-    tensors = {f"{layer.name}/order": trajectory.order.cpu()}
-    for level in set(distinct) & set(trajectory.outputs):
-        key = level_key(layer.name, level)
-        tensors |= {f"{key}/{name}": tensor.to("cpu", dtype) for name, tensor in trajectory.outputs[level].items()}
-    return tensors
+    yield _order_name(layer), trajectory.order.cpu()
+    for level in _distinct(layer, config.num_levels):
+        for name, tensor in trajectory.outputs.get(level, {}).items():
+            yield f"{level_key(layer.name, level)}/{name}", tensor.to("cpu", dtype)
+
+
+def _order_name(layer: Layer) -> str:
+    return f"{layer.name}/order"
+
+
+def _distinct(layer: Layer, num_levels: int) -> list[int]:
+    """Levels ≥ 1 that remove more than the one before."""
+    counts = layer.removed(num_levels)
+    return [level for level, count in enumerate(counts) if level and count > counts[level - 1]]

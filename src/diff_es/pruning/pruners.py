@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
-from diff_es.calibration.statistics import WHOLE_RUN
+from diff_es.calibration.statistics import MOMENTS, WHOLE_RUN
 from diff_es.errors import InputError
 from diff_es.pruning import layerdrop, magnitude, taylor, wanda
 from diff_es.pruning.compensate import compensate
@@ -71,6 +71,11 @@ class Pruner:
     def one_set(self) -> bool:
         """Whether all stages share one trajectory, whatever the calibration is: it is one pruned model."""
         return set(self.needs) <= WHOLE_RUN
+
+    @property
+    def compensates(self) -> bool:
+        """Whether it moves weights: a pruner that reads second moments does."""
+        return not MOMENTS.isdisjoint(self.needs)
 
 
 pruners: Registry[Pruner] = Registry("pruner")

@@ -117,6 +117,16 @@ class Session:
         section = self.recipe.pruning
         return BankConfig(section.method, section.levels, section.damping, section.intercept)
 
+    @property
+    def calibration_config(self) -> CalibrationConfig:
+        """What is collected, and within which memory."""
+        return CalibrationConfig(
+            stages=self.plan,
+            collect=pruners[self.pruner_config.method].needs,
+            shared=self.recipe.calibration.shared,
+            memory_limit=int(self.recipe.calibration.memory_limit_gib * 2**30),
+        )
+
     @cached_property
     def source(self) -> CalibrationSource:
         """Where calibration inputs come from."""
@@ -144,13 +154,7 @@ class Session:
         folder = self.stock / "bank"
         if (folder / MANIFEST).exists():
             return Bank.open(folder)
-        config = CalibrationConfig(
-            stages=self.plan,
-            collect=pruners[self.pruner_config.method].needs,
-            shared=self.recipe.calibration.shared,
-            memory_limit=int(self.recipe.calibration.memory_limit_gib * 2**30),
-        )
-        stats = calibrate(self.pipe, self.source, config, self.stock / "calibration")
+        stats = calibrate(self.pipe, self.source, self.calibration_config, self.stock / "calibration")
         return build_bank(self.pipe, stats, self.plan, self.pruner_config, folder)
 
     @cached_property
