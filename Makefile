@@ -5,7 +5,7 @@ INSTALLED := $(VENV)/.installed
 # Files, not tests, are shared out: what a file sets up once is set up once.
 PARALLEL := --numprocesses auto --dist loadfile
 
-.PHONY: help demo test test-iqa test-all check style clean
+.PHONY: help demo test test-iqa test-all bench-gpu check style clean
 
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,6 +27,9 @@ test-iqa: $(INSTALLED)  ## Install pyiqa (non-commercial licence) and run the te
 
 test-all: $(INSTALLED)  ## Run the tests, also those that take minutes
 	$(BIN)/python -m pytest $(PARALLEL) --slow
+
+bench-gpu: $(INSTALLED)  ## Measure DiT-XL/2 on a CUDA device: latency, memory, cost of a candidate (8 minutes)
+	$(BIN)/python benchmarks/gpu.py
 
 check: $(INSTALLED)  ## Lint, check formatting and types
 	$(BIN)/ruff check .

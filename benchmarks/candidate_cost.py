@@ -21,96 +21,120 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diff_es.bank import Bank
+from diff_es.bank import ThinSource
 from diff_es.denoisers import denoiser_of
 from diff_es.fitness import TrajectoryFitness, run
 from diff_es.metrics import Metric, metrics
 from diff_es.recipe import Recipe
 from diff_es.run import Session
-from diff_es.sampling import ImageRequests, SamplerConfig
+from diff_es.sampling import ImageRequests, SamplerConfig, any_requests
 from diff_es.schedule import Allocation, Levels, ScheduleSpace
 from diff_es.search import EvolutionConfig, Outcome, SearchResult, search_schedule
-from results import add_output_option, finish
+from random_models import MODELS, RandomPruning
+from results import add_device_option, add_output_option, finish
 
 #: Candidates between two dense rollouts.
 _DENSE_EVERY = 20
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("runs/candidate-cost"), help="where the bank is kept")
-    parser.add_argument("--model", default="zoo:fashion-dit")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--allocations", nargs="+", default=["uniform", "sensitivity"])
+    parser.add_argument("--model", default="zoo:fashion-dit", help=f"also {', '.join(MODELS)}, with random weights")
+    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="of a size")
+    parser.add_argument("--allocations", nargs="+", default=["uniform", "sensitivity"], help="of a model with a bank")
     parser.add_argument("--generations", type=int, default=30)
     parser.add_argument("--probes", type=int, default=16)
+    parser.add_argument("--batch-size", type=int, default=16)
+    add_device_option(parser)
     add_output_option(parser)
     arguments = parser.parse_args()
+    subjects = random_subjects(arguments) if arguments.model in MODELS else trained_subjects(arguments)
+    config = EvolutionConfig(generations=arguments.generations)
+    rows = []
+    for subject in subjects:
+        rows.append({"allocation": subject.allocation.name, **candidate_cost(subject, config=config)})
+        print(rows[-1], flush=True)
+        sampler, space = subject.sampler, subject.space
+    about = {"model": arguments.model, "sparsity": space.sparsity, "stages": space.num_stages}
+    about |= {"steps": sampler.num_inference_steps, "generations": arguments.generations}
+    about |= {"probes": arguments.probes, "batch_size": arguments.batch_size, "metric": "ssim"}
+    finish({"benchmark": "candidate_cost", **about, "rows": rows}, arguments.json, arguments.device)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is searched.
+
+    Attributes:
+        pipe: The dense pipeline.
+        source: The bank of its denoiser.
+        allocation: What stage levels mean for layers.
+        probes: What schedules are scored on.
+        sampler: Steps and guidance.
+        space: The schedules to search in.
+        batch_size: Probes per run of the pipeline.
+    """
+
+    pipe: Any
+    source: ThinSource
+    allocation: Allocation
+    probes: ImageRequests
+    sampler: SamplerConfig
+    space: ScheduleSpace
+    batch_size: int
+
+
+def trained_subjects(arguments: argparse.Namespace) -> Iterator[Subject]:
+    """A model as it is, calibrated, under each allocation."""
     recipe = Recipe.parse(
         {
             "model": arguments.model,
             "device": arguments.device,
             "calibration": {"samples": 256},
-            "search": {"generations": arguments.generations, "probes": arguments.probes},
+            "search": {"probes": arguments.probes},
         }
     )
     session = Session(recipe, arguments.folder)
-    rows = []
     for name in arguments.allocations:
-        measured = candidate_cost(
-            session.pipe,
-            session.bank,
-            session.allocation(name),
-            session.search_probes(),
-            session.sampler,
-            space=session.space,
-            config=session.evolution,
-            batch_size=recipe.search.batch_size,
+        allocation, probes = session.allocation(name), session.search_probes()
+        yield Subject(
+            session.pipe, session.bank, allocation, probes, session.sampler, session.space, arguments.batch_size
         )
-        rows.append({"allocation": name, **measured})
-        print(rows[-1], flush=True)
-    about = {"model": arguments.model, "sparsity": recipe.search.sparsity, "stages": recipe.stages}
-    about |= {"steps": session.sampler.num_inference_steps, "generations": arguments.generations}
-    about |= {"probes": arguments.probes, "batch_size": recipe.search.batch_size, "metric": recipe.search.metric}
-    finish({"benchmark": "candidate_cost", **about, "rows": rows}, arguments.json)
 
 
-def candidate_cost(  # noqa: PLR0913 (each is one independent fact of the measurement)
-    pipe: Any,
-    bank: Bank,
-    allocation: Allocation,
-    probes: ImageRequests,
-    sampler: SamplerConfig,
-    *,
-    space: ScheduleSpace,
-    config: EvolutionConfig,
-    metric: str = "ssim",
-    batch_size: int = 16,
-) -> dict[str, Any]:
+def random_subjects(arguments: argparse.Namespace) -> Iterator[Subject]:
+    """A published size with random weights: what a candidate costs does not depend on them."""
+    model = MODELS[arguments.model]
+    pipe = model.build(torch.device(arguments.device), getattr(torch, arguments.dtype))
+    plan = model.plan(pipe)
+    source = RandomPruning(denoiser_of(pipe), plan, model.levels)
+    space = ScheduleSpace(plan.steps_per_stage, model.levels, 0.5, (model.levels,) * plan.num_stages)
+    probes = any_requests(pipe, arguments.probes)
+    sampler = SamplerConfig(model.steps)
+    yield Subject(pipe, source, source.uniform_allocation(), probes, sampler, space, arguments.batch_size)
+
+
+def candidate_cost(subject: Subject, *, config: EvolutionConfig, metric: str = "ssim") -> dict[str, Any]:
     """Search once, with dense rollouts in between, and say what a candidate costs.
 
     Args:
-        pipe: The dense pipeline.
-        bank: The bank of its denoiser.
-        allocation: What stage levels mean for layers.
-        probes: What schedules are scored on.
-        sampler: Steps and guidance.
-        space: The schedules to search in.
+        subject: What is searched.
         config: Settings of the search.
         metric: A registered metric.
-        batch_size: Probes per run of the pipeline.
 
     Returns:
         The cost of a candidate in dense rollouts, and its parts in seconds. The search's own work is among them, as
         are the dense references; the dense rollouts in between are not.
     """
+    pipe, probes, sampler, batch_size = subject.pipe, subject.probes, subject.sampler, subject.batch_size
     clock = _Clock(next(denoiser_of(pipe).parameters()).device)
     spent = {part: _Stopwatch(clock) for part in ("denoiser", "decoding", "scoring")}
     fitness = TrajectoryFitness(
         pipe,
-        bank,
+        subject.source,
         probes,
-        allocation,
+        subject.allocation,
         metric=_timed_metric(metrics[metric], spent["scoring"]),
         sampler=sampler,
         batch_size=batch_size,
@@ -130,7 +154,7 @@ def candidate_cost(  # noqa: PLR0913 (each is one independent fact of the measur
         return outcomes[-1]
 
     start, wall = clock.now(), time.perf_counter()
-    result = search_schedule(measured, space, config)
+    result = search_schedule(measured, subject.space, config)
     seconds = clock.now() - start - sum(dense.seconds)
     wall = time.perf_counter() - wall - sum(dense.wall_seconds)
     parts = {name: watch.read() for name, watch in spent.items()}
