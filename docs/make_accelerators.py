@@ -35,6 +35,7 @@ class Row:
 
 
 _CACHES, _COMPILED = "pipelines/test_caches.py", "pipelines/test_compiled.py"
+_VERB, _CUDA = "pipelines/test_compile_verb.py", "gpu/test_cuda.py"
 _GROUPS, _DEEP = "pipelines/test_group_offload.py", "pipelines/test_deepcache.py"
 _LORA, _MEASURED = "pipelines/test_lora.py", "pipelines/test_caches_in_measurements.py"
 _ROUTED, _STEPS = "pipelines/test_routed_pipelines.py", "pipelines/test_steps.py"
@@ -79,9 +80,25 @@ ROWS: tuple[Row, ...] = (
         ("denoisers/test_plain_denoisers.py: test_weights_on_the_meta_device_are_refused",),
     ),
     Row(
+        "`compile_(pipe)`",
+        "works",
+        "`torch.compile` of the denoiser's forward with the limit on graphs raised, and on a GPU a CUDA graph per "
+        "stage; "
+        '`"blocks"` compiles sooner, `"nothing"` makes CUDA graphs alone. Before or after routing; '
+        "`uncompile_(pipe)` takes it back. Not with mode `gather`, whose weights have no fixed address.",
+        (
+            f"{_VERB}: test_after_the_first_run_nothing_is_compiled_and_nothing_runs_without",
+            f"{_VERB}: test_more_stages_than_torch_keeps_graphs_by_default",
+            f"{_VERB}: test_inductor_gives_what_plain_torch_gives",
+            f"{_CUDA}: test_graphs_give_the_bits_of_plain_calls",
+            f"{_CUDA}: test_graphs_and_gathered_weights_are_refused",
+        ),
+    ),
+    Row(
         "`torch.compile`, whole denoiser",
         "works through its forward",
-        "`pipe.transformer.forward = torch.compile(pipe.transformer.forward)`, before or after routing: one graph per "
+        "By hand, without `compile_`: `pipe.transformer.forward = torch.compile(pipe.transformer.forward)`, before or "
+        "after routing: one graph per "
         "stage (stages of equal levels share one), none in later runs. `torch.compile(pipe.transformer)` and "
         "`pipe.transformer.compile()` are refused: torch does not look for hooks that come later.",
         (
@@ -218,7 +235,8 @@ _ORDER = """
 4. `load` the artefact into the pipeline: from here on the model is routed.
 5. Move it to its device, or `enable_model_cpu_offload()` or `enable_group_offload(…)`.
 6. Enable First Block Cache or DeepCache.
-7. Compile the forward or the blocks, with `torch._dynamo.config.recompile_limit` at the number of stages or more.
+7. `compile_(pipe)`; or, with a cache, compile the forward or the blocks yourself, with
+   `torch._dynamo.config.recompile_limit` at the number of stages or more.
 
 Steps 5 to 7 may come before step 4 as well, where the table does not say otherwise. `remove_(pipe)` undoes step 4
 alone.

@@ -16,10 +16,13 @@ from .pruning import BankConfig as BankConfig
 from .pruning import build_bank as build_bank
 from .recipe import Recipe as Recipe
 from .routing import apply_ as apply_
+from .routing import choose_mode as choose_mode
+from .routing import compile_ as compile_
 from .routing import load as load
 from .routing import remove_ as remove_
 from .routing import routed as routed
 from .routing import save as save
+from .routing import uncompile_ as uncompile_
 from .run import RunResult as RunResult
 from .run import compress as compress
 from .sampling import PromptRequests as PromptRequests

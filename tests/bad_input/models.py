@@ -14,7 +14,7 @@ from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 from bad_input.lab import Lab
 from bad_input.table import REFUSED, case
 from diff_es.pipelines import resolve_device
-from diff_es.routing import load, remove_
+from diff_es.routing import compile_, is_routed, load, remove_
 from diff_es.run import inspect_model
 from diff_es.schedule import ScheduleSpace
 from support import tiny_pipe
@@ -199,3 +199,47 @@ def _(lab: Lab) -> None:
         load(lab.artefact, pipe)
     finally:
         remove_(pipe)
+
+
+@case(
+    "a memory limit that no memory mode fits",
+    REFUSED,
+    "memory_limit=100 bytes (0.00 GiB): the weights take at least … GiB (mode 'gather'). Allow more, or offload the "
+    "model (pipe.enable_model_cpu_offload()).",
+)
+def _(lab: Lab) -> None:
+    pipe = tiny_pipe()
+    try:
+        load(lab.artefact, pipe, memory_limit=100)
+    finally:
+        assert not is_routed(pipe)
+
+
+@case(
+    "a memory limit for a mode that is fixed",
+    REFUSED,
+    "memory_limit=100 chooses among modes: give mode=\"auto\", not 'gather'.",
+)
+def _(lab: Lab) -> None:
+    load(lab.artefact, tiny_pipe(), mode="gather", memory_limit=100)
+
+
+@case("a memory mode that is none", REFUSED, "mode='streams': did you mean 'stream'? Known: gather, resident, stream.")
+def _(lab: Lab) -> None:
+    load(lab.artefact, tiny_pipe(), mode="streams")  # type: ignore[arg-type]
+
+
+@case("a denoiser compiled twice", REFUSED, "The denoiser is compiled already: call uncompile_(pipe) first.")
+def _(_: Lab) -> None:
+    pipe = tiny_pipe()
+    compile_(pipe)
+    compile_(pipe)
+
+
+@case(
+    "CUDA graphs without CUDA",
+    REFUSED,
+    "cuda_graphs=True needs the denoiser on a CUDA device, and it is on cpu.",
+)
+def _(_: Lab) -> None:
+    compile_(tiny_pipe(), cuda_graphs=True)
