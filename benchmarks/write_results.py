@@ -335,6 +335,8 @@ def replay_policy() -> str:
 
 
 def racing() -> str:
+    if not (FOLDER / "racing.json").exists():
+        return ""
     record = read("racing")
     rows = [
         [
@@ -358,6 +360,8 @@ def racing() -> str:
 
 
 def candidate_cost() -> str:
+    if not (FOLDER / "candidate_cost.json").exists():
+        return ""
     record = read("candidate_cost")
     rows = [
         [
