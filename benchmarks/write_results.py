@@ -292,9 +292,9 @@ def calibrate() -> str:
     return (
         "\n## Calibration\n\n"
         f"{record['images']} images of fashion-dit in batches of {record['batch_size']}, {record['steps']} steps, "
-        f"{record['stages']} stages; one stage of a denoiser of DiT-XL/2's size with random weights. *Recorded* samples, "
-        "keeps every call and runs it again; *live* fills the same sums while it samples, to the same bits. The memory "
-        "that a process grows by also holds activations, and pages that it keeps for later.\n\n"
+        f"{record['stages']} stages; one stage of a denoiser of DiT-XL/2's size with random weights. *Recorded* keeps "
+        "every call of a sampling run and runs it again; *live* fills the same sums while it samples, to the same bits."
+        " The memory that a process grows by also holds activations, and pages that it keeps for later.\n\n"
         + table(headings, rows)
         + origin(record)
     )

@@ -13,12 +13,12 @@ import torch
 from diff_es.artifacts import claim, list_files
 from diff_es.bank import Bank, BankInfo
 from diff_es.bank.bank import BLOCK_ORDER, FORMAT, level_key, shard_name, write_manifest
-from diff_es.denoisers import Layer, dense_denoiser_of, fingerprint, spec_of
+from diff_es.denoisers import Layer, dense_denoiser_of, fingerprint
 from diff_es.errors import InputError
 from diff_es.progress import in_bytes, in_time, track
 from diff_es.pruning.cost import bank_seconds
 from diff_es.pruning.pruners import BankConfig, pruners, stack_order
-from diff_es.pruning.sizes import BankSizes
+from diff_es.pruning.sizes import BankSizes, lost_to_rounding
 from diff_es.pruning.trajectory import LayerTrajectory
 from diff_es.tensors import Shard, stream_tensors
 from diff_es.versions import versions
@@ -54,7 +54,8 @@ def build_bank(
     if stats.num_stages != plan.num_stages:
         raise InputError(f"The statistics have {stats.num_stages} stages, the plan {plan.num_stages}.")
     denoiser = dense_denoiser_of(pipe)
-    layers = spec_of(denoiser).layers(denoiser, blocks=pruners[config.method].depth)
+    layers = config.layers(denoiser)
+    multiple = config.multiple_for(denoiser)
     info = BankInfo(
         format=FORMAT,
         fingerprint=fingerprint(denoiser),
@@ -64,7 +65,11 @@ def build_bank(
         plan=plan,
         layers=tuple(layer.name for layer in layers),
         shared=stats.shared,
-        settings={"damping": config.damping, "intercept": config.intercept},
+        settings={
+            "damping": config.damping,
+            "intercept": config.intercept,
+            **({"width_multiple": multiple} if multiple > 1 else {}),
+        },
     )
     if folder:
         claim(folder, info)
@@ -82,7 +87,11 @@ def _is_missing(folder: Path | None, stage: int) -> bool:
 
 
 def _announce(denoiser: nn.Module, layers: Sequence[Layer], config: BankConfig, stages: Sequence[int]) -> None:
-    """Say what the stages will take, where that is worth a line."""
+    """Say what the stages will take, and what rounding leaves in, where that is worth a line."""
+    lost = lost_to_rounding(layers, config.num_levels)
+    if stages and lost:
+        what = f"Widths in multiples of {config.multiple_for(denoiser)}"
+        logger.info("%s: levels remove up to %.1f %% of the channels less.", what, 100 * lost)
     pruner = pruners[config.method]
     if not stages or not pruner.compensates or not logger.isEnabledFor(logging.INFO):
         return
@@ -113,7 +122,7 @@ def prune_stage(
         InputError: the statistics lack what the pruner needs, or no damping helps a Hessian.
     """
     denoiser = dense_denoiser_of(pipe)
-    layers = spec_of(denoiser).layers(denoiser, blocks=pruners[config.method].depth)
+    layers = config.layers(denoiser)
     tensors = _stage_tensors(denoiser, layers, stats, stage, config)
     if folder is None:
         return dict(tensors)

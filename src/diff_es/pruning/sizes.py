@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,16 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from diff_es.denoisers import Layer
+
+
+def lost_to_rounding(layers: Sequence[Layer], num_levels: int) -> float:
+    """Return the largest share of all channels, over the levels, that a level asks for and rounded widths keep."""
+    families = [family for layer in layers for family in layer.families if family.kind == "channel"]
+    kept = [
+        sum(groups_removed(own.count, num_levels)[level] - own.removed(num_levels)[level] for own in families)
+        for level in range(num_levels + 1)
+    ]
+    return max(kept) / sum(own.count for own in families) if families else 0.0
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,7 @@ class BankSizes:
         for path in layer.outputs:
             weight = self._weight(path)
             gone = sum(
-                span.size * groups_removed(family.count, self.num_levels)[level]
+                span.size * family.removed(self.num_levels)[level]
                 for family in layer.families
                 for span in family.columns
                 if span.path == path

@@ -13,6 +13,7 @@ from diff_es.fitness import run
 from diff_es.pipelines import latent_shape
 from diff_es.pruning import pruners
 from diff_es.pruning.cost import bank_seconds
+from diff_es.pruning.sizes import lost_to_rounding
 from diff_es.run.footprint import ENTRY, footprint
 from diff_es.run.measure import CHUNK
 from diff_es.sampling import any_requests
@@ -37,6 +38,7 @@ class Estimate:
         bank_seconds: Time for solving the bank.
         other_seconds: Time for calibration, sensitivity, and the final measurements.
         calibration: Passes, memory and disk of the calibration; None where the pruner needs none.
+        lost_to_rounding: Share of the FFN channels that levels ask for and rounded widths keep, at most.
         disk_bytes: Size of latents, calibration statistics, bank, artefact and the evaluation's images together, about.
         seconds_per_image: Measured: one image of the dense pipeline in a search batch.
     """
@@ -46,6 +48,7 @@ class Estimate:
     bank_seconds: float
     other_seconds: float
     calibration: Forecast | None
+    lost_to_rounding: float
     disk_bytes: int
     seconds_per_image: float
 
@@ -70,12 +73,14 @@ def estimate(session: Session) -> Estimate:
     timed = 2 * (section.latency_repeats + 3) * sum(section.latency_batch_sizes)
     images = section.images + timed
     calibration = _calibration(session)
+    layers = session.pruner_config.layers(denoiser_of(session.pipe))
     return Estimate(
         evaluations=evaluations,
         search_seconds=evaluations * recipe.search.probes * seconds * cost,
         bank_seconds=_bank_seconds(session),
         other_seconds=contestants * images * seconds + _preparation_images(session, calibration) * seconds,
         calibration=calibration,
+        lost_to_rounding=lost_to_rounding(layers, recipe.pruning.levels),
         disk_bytes=_disk(session) + contestants * _samples(section.images, stored),
         seconds_per_image=seconds,
     )
@@ -151,7 +156,7 @@ def _disk(session: Session) -> int:
     section = recipe.pruning
     sizes = footprint(
         denoiser,
-        spec_of(denoiser).layers(denoiser, blocks=pruners[section.method].depth),
+        session.pruner_config.layers(denoiser),
         method=section.method,
         num_levels=section.levels,
         stages=recipe.stages,

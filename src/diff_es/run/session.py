@@ -20,6 +20,7 @@ from diff_es.artifacts import MANIFEST, read_record, write_record
 from diff_es.bank import Bank, Pruned
 from diff_es.baselines import SearchSettings, algorithms, journal_header, settings_for
 from diff_es.calibration import CalibrationConfig, CalibrationSource, DatasetSource, SamplingSource, calibrate
+from diff_es.calibration.passes import forecast
 from diff_es.denoisers import denoiser_of, dense_denoiser_of
 from diff_es.errors import InputError
 from diff_es.evaluation.caches import Cache, cache_for
@@ -62,8 +63,8 @@ class Session:
 
         Raises:
             InputError: unknown pruner or metric, a model that cannot be pruned, more stages than steps, a budget that
-                no schedule meets, prompts that are missing, too few, or for a class-conditional model, or a cache that
-                the model cannot have.
+                no schedule meets, too little memory for the largest layer's Hessian, prompts that are missing, too few,
+                or for a class-conditional model, or a cache that the model cannot have.
         """
         search = self.recipe.search
         _ = self.pruner_config, metrics[search.metric], self.evolution, algorithms[search.algorithm]
@@ -76,6 +77,8 @@ class Session:
         check_prompts(self.recipe, self.pipe)
         check_data(self.recipe.calibration, self.pipe)
         _ = self.search_probes(), self.space
+        if self.calibration_config.collect:  # whether the memory limit holds the largest layer
+            forecast(self.pipe, self.calibration_config, sets=1, live=False)
         if self.cache is not None:
             self.cache.check(self.pipe)
 
@@ -115,7 +118,7 @@ class Session:
     def pruner_config(self) -> BankConfig:
         """How the bank is made."""
         section = self.recipe.pruning
-        return BankConfig(section.method, section.levels, section.damping, section.intercept)
+        return BankConfig(section.method, section.levels, section.damping, section.intercept, section.width_multiple)
 
     @property
     def calibration_config(self) -> CalibrationConfig:
