@@ -1,0 +1,113 @@
+"""The Ray that workers run on: one that is there, or one of our own that nobody else can reach.
+
+Whoever can talk to a Ray cluster can run code on it. So one that is started here has no dashboard and listens on the
+loopback address only. Ray turns a loopback address that it is given into the machine's public one, unless it believes
+that clusters are impossible, as on Windows and macOS; that is what the variable below says.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from diff_es.errors import InputError
+from diff_es.execution.base import ExecutionError
+
+_LOOPBACK = "127.0.0.1"
+_NO_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+#: Bytes, about the least that Ray takes: tasks and results are small, banks are mapped from disk.
+_OBJECT_STORE = 100 * 2**20
+
+
+@contextmanager
+def connected(address: str, *, cpus: int, gpus: bool) -> Iterator[None]:
+    """Be connected to Ray while the context lasts.
+
+    Args:
+        address: A running cluster; empty starts Ray here. A process that is connected already stays so.
+        cpus: Processors that a Ray started here may share out.
+        gpus: Whether it looks for GPUs.
+
+    Raises:
+        InputError: no cluster answers.
+        ExecutionError: Ray would listen beyond this machine.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    with _own_handlers():
+        if address:
+            _join(address)
+        else:
+            _begin(cpus, gpus=gpus)
+    try:
+        yield
+    finally:
+        with _own_handlers():
+            ray.shutdown()
+
+
+def check_resources(resource: str, each: int, count: int) -> None:
+    """Check that all workers fit: Ray would wait for ever for what is not there.
+
+    Raises:
+        InputError: they do not.
+    """
+    there = int(ray.cluster_resources().get(resource, 0))
+    if there < each * count:
+        raise InputError(f"workers={count} need {each * count} × {resource}, and Ray has {there}; lower workers.")
+
+
+def _join(address: str) -> None:
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    # Ray answers with ConnectionError, ValueError or RuntimeError, by the way in which the address is wrong.
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise InputError(f"ray_address={address!r}: no Ray cluster answers ({error}).") from error
+
+
+def _begin(cpus: int, *, gpus: bool) -> None:
+    before = os.environ.get(_NO_CLUSTERS)
+    os.environ[_NO_CLUSTERS] = "0"
+    try:
+        ray.init(
+            num_cpus=cpus,
+            num_gpus=None if gpus else 0,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=_OBJECT_STORE,
+            _node_ip_address=_LOOPBACK,
+        )
+    finally:
+        if before is None:
+            del os.environ[_NO_CLUSTERS]
+        else:
+            os.environ[_NO_CLUSTERS] = before
+    listens = {node["NodeManagerAddress"] for node in ray.nodes()}
+    if listens != {_LOOPBACK}:
+        ray.shutdown()
+        raise ExecutionError(
+            f"Ray would listen on {', '.join(sorted(listens))}, beyond this machine, because it was imported before "
+            f"Diff-ES needed it. Set {_NO_CLUSTERS}=0 before the import, or start Ray yourself and give its address."
+        )
+
+
+@contextmanager
+def _own_handlers() -> Iterator[None]:
+    """Keep this process's way to end on a signal: Ray puts its own in the place."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
