@@ -2,11 +2,15 @@
 
 The weights are random, and so are the calibration inputs, of a small image: sizes, and the time of the solver, depend
 on neither. Everything else is what `diff-es run` does: calibrate within a memory limit, build the bank, write both.
+
+With --limit-gb the whole process, the model and the libraries included, must stay below so many GB (10^9 bytes): the
+Hessians get what the model and a reserve for one layer's work leave, and the exit code is 1 where it took more.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +34,11 @@ from results import add_output_option, finish
 STEPS = 20
 CALLS = 4
 GAUGE = ResidentGauge()
+#: What one layer's work takes beside the Hessians that accumulate: activations, the product of a batch, a sum on its
+#: way to the disk.
+RESERVE = 10**9
+#: Least that Hessians are given: the largest layer of DiT-XL takes 0.17 GB.
+LEAST = 10**8
 
 
 @dataclass(frozen=True)
@@ -92,16 +101,32 @@ def main() -> None:
     parser.add_argument("--model", choices=MODELS, default="sdxl")
     parser.add_argument("--method", choices=["obs", "wanda", "layerdrop"], default="obs")
     parser.add_argument("--stages", type=int, default=10, help="of the plan; SDXL is calibrated once for all")
-    parser.add_argument("--memory-limit-gib", type=float, default=2.0, help="for the Hessians at once")
+    limit = parser.add_mutually_exclusive_group()
+    limit.add_argument("--memory-limit-gib", type=float, default=2.0, help="for the Hessians at once")
+    limit.add_argument("--limit-gb", type=float, help="for the whole process, in GB; exit code 1 above it")
     add_output_option(parser)
     arguments = parser.parse_args()
     model = MODELS[arguments.model]
+    hessians = int(arguments.memory_limit_gib * 2**30)
     with tempfile.TemporaryDirectory(prefix="full_size-") as folder:
-        numbers = measure(model, arguments.method, arguments.stages, arguments.memory_limit_gib, Path(folder))
+        numbers = measure(model, arguments.method, arguments.stages, (hessians, arguments.limit_gb), Path(folder))
     finish({"benchmark": "full_size", **numbers}, arguments.json)
+    if arguments.limit_gb:
+        sys.exit(_verdict(numbers["peak_gb"], arguments.limit_gb))
 
 
-def measure(model: Model, method: str, stages: int, limit_gib: float, folder: Path) -> dict[str, Any]:
+def _verdict(used: float, limit: float) -> int:
+    """Say what was used; return the exit code."""
+    print(f"{used:.2f} GB of {limit:g} GB used: {'within' if used <= limit else 'ABOVE'} the limit", file=sys.stderr)
+    return int(used > limit)
+
+
+def measure(model: Model, method: str, stages: int, limits: tuple[int, float | None], folder: Path) -> dict[str, Any]:
+    """Calibrate and build the bank.
+
+    Args:
+        limits: Bytes for the Hessians; GB for the whole process, which has precedence.
+    """
     size = model.size
     torch.set_default_dtype(torch.bfloat16)
     denoiser = size.build().eval()
@@ -113,8 +138,11 @@ def measure(model: Model, method: str, stages: int, limit_gib: float, folder: Pa
     pipe.scheduler.set_timesteps(STEPS)
     plan = StagePlan.split(tuple(pipe.scheduler.timesteps.tolist()), stages)
     collect = pruners[method].needs
-    config = CalibrationConfig(plan, collect, shared=size.shared, memory_limit=int(limit_gib * 2**30))
-    before = GAUGE.now()
+    before, loading_peak = GAUGE.now(), GAUGE.peak()
+    hessians, limit_gb = limits
+    if limit_gb:
+        hessians = max(LEAST, int(limit_gb * 1e9) - before - RESERVE)
+    config = CalibrationConfig(plan, collect, shared=size.shared, memory_limit=hessians)
     with Watch() as calibration:
         stats = calibrate(pipe, RandomCalls(model.call), config, folder / "calibration")
     with Watch() as building:
@@ -130,7 +158,9 @@ def measure(model: Model, method: str, stages: int, limit_gib: float, folder: Pa
         "predicted": asdict(predicted),
         "real": real,
         "real_over_predicted": {name: value / getattr(predicted, name) for name, value in real.items()},
-        "memory_limit_gib": limit_gib,
+        "memory_limit_gib": round(hessians / 2**30, 3),
+        "limit_gb": limit_gb,
+        "peak_gb": max(loading_peak, calibration.peak_resident_bytes, building.peak_resident_bytes) / 1e9,
         "model_resident_bytes": before,
         "calibration": asdict(calibration),
         "bank": asdict(building),

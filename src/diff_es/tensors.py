@@ -1,17 +1,33 @@
-"""safetensors files: written atomically, read lazily, damage reported as what it is."""
+"""safetensors files: written atomically and tensor by tensor, read lazily, damage reported as what it is."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import glob
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from diff_es.artifacts import replacing
 from diff_es.errors import ArtifactError, InputError
+
+#: safetensors' names of the types that are written.
+_TYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+#: Bytes that a header spends on one tensor beside its name, at most: type, shape, and two offsets of up to 19 digits.
+_ENTRY = 160
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -21,15 +37,60 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         InputError: a tensor holds NaN or infinity; nothing is written then.
         ArtifactError: the file cannot be written.
     """
-    for name, tensor in tensors.items():
-        if not _finite(tensor):
-            raise InputError(
-                f"{name} got NaN or infinity, so {path} was not written; check the model's weights and inputs, and "
-                "its dtype (float16 overflows: try bfloat16 or float32)."
-            )
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with replacing(path) as temporary:
-        safetensors.torch.save_file(plain, temporary)  # `save` would copy all of it once more
+    stream_tensors(path, tensors, tensors.items())
+
+
+def stream_tensors(path: Path, names: Iterable[str], tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Write tensors to one safetensors file as they come, atomically; none is held once it is written.
+
+    The format has its header first, and the header holds every tensor's place. So room is left for the entries of
+    `names`, filled at the end, and the rest of it is spaces, which the format allows.
+
+    Args:
+        path: The file; what a killed process left of an earlier attempt is removed.
+        names: Names of all tensors that may come.
+        tensors: Some of them or all, each once.
+
+    Raises:
+        InputError: a tensor holds NaN or infinity, or is of a type that is not written; nothing is left of the file.
+        ArtifactError: the file cannot be written.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        left.unlink(missing_ok=True)
+    expected = frozenset(names)
+    room = sum(len(json.dumps(name)) + _ENTRY for name in expected) // 8 * 8 + 8
+    header: dict[str, dict[str, Any]] = {}
+    offset = 0
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(room.to_bytes(8, "little") + b" " * room)
+        for name, tensor in tensors:
+            assert name in expected, f"{name} was not announced"
+            assert name not in header, f"{name} came twice"
+            _check(name, tensor, path)
+            file.write(_content(tensor))
+            end = offset + tensor.numel() * tensor.element_size()
+            header[name] = {"dtype": _TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
+            offset = end
+        entries = json.dumps(header, separators=(",", ":")).encode()
+        assert len(entries) <= room, f"{len(entries)} bytes of header in a room of {room}"
+        file.seek(8)
+        file.write(entries)
+
+
+def _check(name: str, tensor: Tensor, path: Path) -> None:
+    if tensor.dtype not in _TYPES:
+        known = ", ".join(map(str, _TYPES))
+        raise InputError(f"{name} is of {tensor.dtype}, so {path} was not written; use one of {known}.")
+    if not _finite(tensor):
+        raise InputError(
+            f"{name} got NaN or infinity, so {path} was not written; check the model's weights and inputs, and "
+            "its dtype (float16 overflows: try bfloat16 or float32)."
+        )
+
+
+def _content(tensor: Tensor) -> memoryview:
+    """Bytes of a tensor in row-major order; of one that lies so on the CPU, without a copy."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
 
 
 class Shard(Mapping[str, Tensor]):

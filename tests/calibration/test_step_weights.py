@@ -15,6 +15,7 @@ from torch import Tensor
 from diff_es.calibration import CalibrationConfig, CalibrationSource, CalibrationStats, SamplingSource, calibrate
 from diff_es.calibration.statistics import Moments, step_weights
 from diff_es.denoisers import Layer, spec_of
+from diff_es.errors import InputError
 from diff_es.sampling import Requests
 from diff_es.stages import StagePlan
 from diff_es.timesteps import stage_plan
@@ -113,7 +114,10 @@ def test_a_timestep_that_the_sampler_visits_twice_is_one_step() -> None:
 def test_several_passes_give_the_same_bits() -> None:
     pipe = tiny_pipe()
     whole = calibrate(pipe, tiny_source(), CONFIG).sets[0]
-    limited = CalibrationConfig(PLAN, ("step_weighted_moment",), memory_limit=8 * 64 * 65)
+    needed = 2 * 8 * 64 * 65  # the sum of one step, and the weighted one of all
+    with pytest.raises(InputError, match=f"memory_limit={needed - 1} bytes is too small"):
+        calibrate(pipe, tiny_source(), CalibrationConfig(PLAN, ("step_weighted_moment",), memory_limit=needed - 1))
+    limited = CalibrationConfig(PLAN, ("step_weighted_moment",), memory_limit=needed)
     again = calibrate(pipe, tiny_source(), limited).sets[0]
     assert whole.keys() == again.keys()
     assert all(torch.equal(whole[name], again[name]) for name in whole)

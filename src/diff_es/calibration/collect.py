@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -14,17 +13,9 @@ from torch import nn
 
 from diff_es.artifacts import claim
 from diff_es.calibration.importance import contributing, denoising_losses, importance, target_source
-from diff_es.calibration.statistics import (
-    WHOLE_RUN,
-    Accumulator,
-    SecondMoment,
-    Similarity,
-    SquaredNorms,
-    Statistic,
-    bytes_needed,
-    step_weights,
-)
-from diff_es.calibration.store import STEP_WEIGHTED, CalibrationStats, shard_name
+from diff_es.calibration.observe import observed
+from diff_es.calibration.statistics import WHOLE_RUN, Statistic, bytes_needed, step_weights
+from diff_es.calibration.store import STEP_WEIGHTED, CalibrationStats, shard_name, tensor_names
 from diff_es.denoisers import (
     Fingerprint,
     Layer,
@@ -37,7 +28,7 @@ from diff_es.denoisers import (
 from diff_es.errors import InputError
 from diff_es.progress import track
 from diff_es.stages import StagePlan
-from diff_es.tensors import Shard, write_tensors
+from diff_es.tensors import Shard, stream_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,20 +93,36 @@ def calibrate(
         target_source(source)
     if folder:
         claim(folder, _settings(pipe, config))
-    passes = _plan_passes(dense_denoiser_of(pipe), _layers(pipe, config), config)
-    sets: list[Mapping[str, Tensor]] = []
     keys = [None] if config.shared or config.whole_run else list(range(config.stages.num_stages))
     # A statistic of the whole run shows its own progress, step by step.
-    for index, stage in enumerate(keys if config.whole_run else track(keys, "Calibrating stages")):
-        path = folder / shard_name(index) if folder else None
-        if path is None or not path.exists():
-            tensors = _collect(pipe, source, config, stage, passes)
-            if path is None:
-                sets.append(tensors)
-                continue
-            write_tensors(path, tensors)
-        sets.append(Shard(path))
-    return CalibrationStats(tuple(sets), config.stages.num_stages)
+    stages = keys if config.whole_run else track(keys, "Calibrating stages")
+    sets = tuple(calibrate_stage(pipe, source, config, stage, folder) for stage in stages)
+    return CalibrationStats(sets, config.stages.num_stages)
+
+
+def calibrate_stage(
+    pipe: Any, source: CalibrationSource, config: CalibrationConfig, stage: int | None, folder: Path | None
+) -> Mapping[str, Tensor]:
+    """Collect the statistics of one stage: layer by layer to its file, unless that is there already.
+
+    Args:
+        pipe: As for `calibrate`, which has checked it.
+        source: As for `calibrate`.
+        config: As for `calibrate`.
+        stage: None for the one set of shared calibration, or of a statistic of the whole run.
+        folder: Where the file is kept; None keeps the statistics in memory.
+
+    Raises:
+        InputError: the memory limit does not hold even one layer, or the source has no call in the stage.
+    """
+    layers = _layers(pipe, config)
+    passes = _plan_passes(dense_denoiser_of(pipe), layers, config)
+    if folder is None:
+        return dict(_collect(pipe, source, config, stage, passes))
+    path = folder / shard_name(stage or 0)
+    if not path.exists():
+        stream_tensors(path, tensor_names(layers, config.collect), _collect(pipe, source, config, stage, passes))
+    return Shard(path)
 
 
 @dataclass(frozen=True)
@@ -165,7 +172,8 @@ def _bytes_needed(denoiser: nn.Module, layer: Layer, collect: Sequence[Statistic
         return sum(4 * parameter.numel() for linear in linears for parameter in linear.parameters())
     if layer.kind == "block" or {"second_moment", "step_weighted_moment"}.isdisjoint(collect):
         return 0
-    return bytes_needed(denoiser, layer)
+    # The weighted sum over steps is as large as the sum of one step, which it is kept beside.
+    return bytes_needed(denoiser, layer) * (2 if "step_weighted_moment" in collect else 1)
 
 
 def _collect(
@@ -174,8 +182,8 @@ def _collect(
     config: CalibrationConfig,
     stage: int | None,
     passes: Sequence[Sequence[Layer]],
-) -> dict[str, Tensor]:
-    """Return all tensors of one set, on the CPU."""
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of one set, on the CPU, pass by pass: what has been taken is not kept here."""
     if "importance" in config.collect:
         return _collect_importance(pipe, source, config, passes)
     if "step_weighted_moment" in config.collect:
@@ -185,33 +193,34 @@ def _collect(
 
 def _collect_importance(
     pipe: Any, source: CalibrationSource, config: CalibrationConfig, passes: Sequence[Sequence[Layer]]
-) -> dict[str, Tensor]:
+) -> Iterator[tuple[str, Tensor]]:
     """Find the sampler's timesteps that contribute, then sum their gradients."""
     targets = target_source(source)
     timesteps = tuple(dict.fromkeys(config.stages.timesteps))
     kept = contributing(timesteps, denoising_losses(pipe, targets, timesteps))
-    tensors: dict[str, Tensor] = {}
     for layers in passes:
-        tensors |= importance(pipe, targets, layers, kept)
-    return tensors
+        yield from importance(pipe, targets, layers, kept).items()
 
 
 def _collect_step_weighted(
     pipe: Any, source: CalibrationSource, config: CalibrationConfig, passes: Sequence[Sequence[Layer]]
-) -> dict[str, Tensor]:
-    """Collect second moments of every sampler step and return Σ α_t E[x_t x_tᵀ] / Σ α_t (OBS-Diff, eq. 5)."""
+) -> Iterator[tuple[str, Tensor]]:
+    """Collect second moments of every sampler step and yield Σ α_t E[x_t x_tᵀ] / Σ α_t (OBS-Diff, eq. 5)."""
     # Samplers of second order visit a timestep twice; both visits are calls of one step.
     steps = tuple(dict.fromkeys(config.stages.timesteps))
     plan = StagePlan.split(steps, len(steps), int(config.stages.borders[-1]))
     one_step = replace(config, stages=plan, collect=("second_moment",))
     weights = step_weights(len(steps))
-    totals: dict[str, Tensor] = {}
-    for step, weight in enumerate(track(weights, "Calibrating steps")):
-        for name, tensor in _collect_stage(pipe, source, one_step, len(steps) - 1 - step, passes).items():
-            share = tensor.double() * (weight / sum(weights))
-            totals[name] = totals[name].add_(share) if name in totals else share
-    parts = ((*name.rpartition("/"), total) for name, total in totals.items())
-    return {f"{path}/{STEP_WEIGHTED}{kind}": total.float() for path, _, kind, total in parts}
+    for layers in passes:
+        totals: dict[str, Tensor] = {}
+        for step, weight in enumerate(track(weights, "Calibrating steps")):
+            for name, tensor in _collect_stage(pipe, source, one_step, len(steps) - 1 - step, [layers]):
+                share = tensor.double() * (weight / sum(weights))
+                totals[name] = totals[name].add_(share) if name in totals else share
+        while totals:
+            name, total = totals.popitem()
+            path, _, kind = name.rpartition("/")
+            yield f"{path}/{STEP_WEIGHTED}{kind}", total.float()
 
 
 @torch.no_grad()
@@ -221,10 +230,9 @@ def _collect_stage(
     config: CalibrationConfig,
     stage: int | None,
     passes: Sequence[Sequence[Layer]],
-) -> dict[str, Tensor]:
-    """Run one stage's calls once per pass and return all tensors, on the CPU."""
+) -> Iterator[tuple[str, Tensor]]:
+    """Run one stage's calls once per pass; yield the tensors of each pass, on the CPU, and free them one by one."""
     denoiser = denoiser_of(pipe)
-    tensors: dict[str, Tensor] = {}
     for layers in passes:
         calls = iter(source.calls(pipe, config.stages, stage))
         # Ask before watching: a source may run the model to make its first call, which must not be counted.
@@ -237,54 +245,6 @@ def _collect_stage(
         with observed(denoiser, layers, config.collect) as accumulators:
             for call in chain([first], calls):
                 denoiser(**call)
-        for accumulator in accumulators:
-            tensors |= {name: tensor.cpu() for name, tensor in accumulator.tensors().items()}
-    return tensors
-
-
-@contextmanager
-def observed(denoiser: nn.Module, layers: Sequence[Layer], collect: Sequence[Statistic]) -> Iterator[list[Accumulator]]:
-    """Hook accumulators to the layers; every hook is gone when the block ends."""
-    accumulators: list[Accumulator] = []
-    with ExitStack() as hooks:
-        for layer in layers:
-            if layer.kind == "block":
-                accumulators.append(_watch_block(denoiser, layer, hooks))
-                continue
-            if "second_moment" in collect:
-                accumulators += [_watch_input(denoiser, path, SecondMoment, hooks) for path in layer.outputs]
-            if "input_norms" in collect:
-                accumulators += [_watch_input(denoiser, path, SquaredNorms, hooks) for path in layer.scored]
-        yield accumulators
-
-
-def _watch_input(
-    denoiser: nn.Module, path: str, kind: type[SecondMoment] | type[SquaredNorms], hooks: ExitStack
-) -> SecondMoment | SquaredNorms:
-    watched = denoiser.get_submodule(path)
-    weight = denoiser.get_parameter(f"{path}.weight")
-    accumulator = kind(path, weight.shape[1], weight.device)
-
-    def update(_: nn.Module, args: tuple[Any, ...]) -> None:
-        inputs: Tensor = args[0]
-        # A 1 × 1 convolution is a linear whose inputs are the pixels, with their channels in the second dimension.
-        rows = inputs.movedim(1, -1) if isinstance(watched, nn.Conv2d) else inputs
-        with torch.autocast(inputs.device.type, enabled=False):
-            accumulator.update(rows)
-
-    hooks.callback(watched.register_forward_pre_hook(update).remove)
-    return accumulator
-
-
-def _watch_block(denoiser: nn.Module, layer: Layer, hooks: ExitStack) -> Similarity:
-    similarity = Similarity(layer.name)
-    absent = layer.families[0].absent
-    assert absent is not None  # a block is nothing else
-
-    def update(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
-        # The absent block is the one place that knows which inputs a block passes on.
-        skipped = absent.forward(None, *args, **kwargs)
-        similarity.update(skipped, output)
-
-    hooks.callback(denoiser.get_submodule(layer.name).register_forward_hook(update, with_kwargs=True).remove)
-    return similarity
+        while accumulators:
+            for name, tensor in accumulators.pop(0).tensors().items():
+                yield name, tensor.cpu()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +14,30 @@ from diff_es.tensors import Shard
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from diff_es.calibration.statistics import Statistic
     from diff_es.denoisers import Layer
 
 
 #: Prefix of the names of moments whose steps are weighted.
 STEP_WEIGHTED = "step_weighted_"
+
+
+#: Of each statistic the kinds of tensors that are kept of one module.
+_KINDS: dict[Statistic, tuple[str, ...]] = {
+    "second_moment": ("second_moment", "mean", "rows"),
+    "input_norms": ("input_norms",),
+    "similarity": ("similarity",),
+    "step_weighted_moment": tuple(f"{STEP_WEIGHTED}{kind}" for kind in ("second_moment", "mean", "rows")),
+    "importance": ("importance",),
+}
+
+
+def tensor_names(layers: Iterable[Layer], collect: Iterable[Statistic]) -> Iterator[str]:
+    """Yield the names of all tensors that these statistics of these layers may consist of."""
+    kinds = tuple(kind for statistic in collect for kind in _KINDS[statistic])
+    for layer in layers:
+        paths = (layer.name,) if layer.kind == "block" else dict.fromkeys((*layer.inputs, *layer.outputs))
+        yield from (f"{path}/{kind}" for path in paths for kind in kinds)
 
 
 def shard_name(index: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from diff_es.errors import InputError
 from diff_es.progress import track
 from diff_es.pruning.pruners import BankConfig, pruners, stack_order
 from diff_es.pruning.trajectory import LayerTrajectory
-from diff_es.tensors import Shard, write_tensors
+from diff_es.tensors import Shard, stream_tensors
 from diff_es.versions import versions
 
 if TYPE_CHECKING:
@@ -62,35 +62,57 @@ def build_bank(
     )
     if folder:
         claim(folder, info)
-    shards: list[Mapping[str, Tensor]] = []
-    for stage in track(range(len(stats.sets)), "Pruning stages"):
-        path = folder / shard_name(stage) if folder else None
-        if path is None:
-            shards.append(_prune_stage(denoiser, layers, stats, stage, config))
-            continue
-        if not path.exists():
-            write_tensors(path, _prune_stage(denoiser, layers, stats, stage, config))
-        shards.append(Shard(path))
+    stages = track(range(len(stats.sets)), "Pruning stages")
+    shards = tuple(prune_stage(pipe, stats, config, stage, folder) for stage in stages)
     if folder:
         info = replace(info, versions=versions(), files=list_files(folder))
         write_manifest(folder, info)
-    return Bank(info, tuple(shards))
+    return Bank(info, shards)
 
 
-def _prune_stage(
+@torch.no_grad()
+def prune_stage(
+    pipe: Any, stats: CalibrationStats, config: BankConfig, stage: int, folder: Path | None
+) -> Mapping[str, Tensor]:
+    """Compute one stage of a bank: layer by layer to its file, unless that is there already.
+
+    Args:
+        pipe: As for `build_bank`, which has claimed the folder.
+        stats: As for `build_bank`.
+        config: As for `build_bank`.
+        stage: Index of the stage; 0 where one set of statistics serves all.
+        folder: Where the file is kept; None keeps the weights in memory.
+
+    Returns:
+        The stage's tensors, in the model's dtype, on the CPU.
+
+    Raises:
+        InputError: the statistics lack what the pruner needs, or no damping helps a Hessian.
+    """
+    denoiser = dense_denoiser_of(pipe)
+    layers = spec_of(denoiser).layers(denoiser, blocks=pruners[config.method].depth)
+    tensors = _stage_tensors(denoiser, layers, stats, stage, config)
+    if folder is None:
+        return dict(tensors)
+    path = folder / shard_name(stage)
+    if not path.exists():
+        stream_tensors(path, _names(layers, config), tensors)
+    return Shard(path)
+
+
+def _stage_tensors(
     denoiser: nn.Module, layers: Sequence[Layer], stats: CalibrationStats, stage: int, config: BankConfig
-) -> dict[str, Tensor]:
-    """Return all tensors of one stage's shard, in the model's dtype, on the CPU."""
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of one stage's shard, layer by layer."""
     pruner = pruners[config.method]
     if pruner.trajectory is None:
-        return {BLOCK_ORDER: stack_order([stats.of(stage, layer).similarity for layer in layers])}
+        yield BLOCK_ORDER, stack_order([stats.of(stage, layer).similarity for layer in layers])
+        return
     dtype = next(denoiser.parameters()).dtype
-    tensors: dict[str, Tensor] = {}
     for layer in layers:
         parameters = dict(_parameters(denoiser, (*layer.inputs, *layer.outputs)))
         trajectory = pruner.trajectory(layer, parameters, stats.of(stage, layer), config)
-        tensors |= _tensors(layer, trajectory, config, dtype)
-    return tensors
+        yield from _tensors(layer, trajectory, config, dtype)
 
 
 def _parameters(denoiser: nn.Module, paths: Iterable[str]) -> Iterable[tuple[str, Tensor]]:
@@ -99,12 +121,33 @@ def _parameters(denoiser: nn.Module, paths: Iterable[str]) -> Iterable[tuple[str
             yield f"{path}.{name}", parameter.detach()
 
 
-def _tensors(layer: Layer, trajectory: LayerTrajectory, config: BankConfig, dtype: torch.dtype) -> dict[str, Tensor]:
+def _names(layers: Sequence[Layer], config: BankConfig) -> Iterator[str]:
+    """Yield the names of all tensors that a stage's shard may hold."""
+    if pruners[config.method].trajectory is None:
+        yield BLOCK_ORDER
+        return
+    for layer in layers:
+        yield _order_name(layer)
+        for level in _distinct(layer, config.num_levels):
+            paths = (f"{path}.{part}" for path in layer.outputs for part in ("weight", "bias"))
+            yield from (f"{level_key(layer.name, level)}/{path}" for path in paths)
+
+
+def _tensors(
+    layer: Layer, trajectory: LayerTrajectory, config: BankConfig, dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor]]:
     """Name a layer's tensors; levels that remove no more than the one before them are stored once."""
-    counts = layer.removed(config.num_levels)
-    distinct = [level for level, count in enumerate(counts) if level and count > counts[level - 1]]
-    tensors = {f"{layer.name}/order": trajectory.order.cpu()}
-    for level in set(distinct) & set(trajectory.outputs):
-        key = level_key(layer.name, level)
-        tensors |= {f"{key}/{name}": tensor.to("cpu", dtype) for name, tensor in trajectory.outputs[level].items()}
-    return tensors
+    yield _order_name(layer), trajectory.order.cpu()
+    for level in _distinct(layer, config.num_levels):
+        for name, tensor in trajectory.outputs.get(level, {}).items():
+            yield f"{level_key(layer.name, level)}/{name}", tensor.to("cpu", dtype)
+
+
+def _order_name(layer: Layer) -> str:
+    return f"{layer.name}/order"
+
+
+def _distinct(layer: Layer, num_levels: int) -> list[int]:
+    """Levels ≥ 1 that remove more than the one before."""
+    counts = layer.removed(num_levels)
+    return [level for level, count in enumerate(counts) if level and count > counts[level - 1]]
