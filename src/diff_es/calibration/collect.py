@@ -68,6 +68,11 @@ class CalibrationConfig:
         """Whether the statistic is one of the whole run, with one set for all stages."""
         return not WHOLE_RUN.isdisjoint(self.collect)
 
+    @property
+    def keys(self) -> Sequence[int | None]:
+        """The stage of each set of statistics; None for one over all timesteps."""
+        return [None] if self.shared or self.whole_run else list(range(self.stages.num_stages))
+
 
 def calibrate(
     pipe: Any, source: CalibrationSource, config: CalibrationConfig, folder: Path | None = None
@@ -88,16 +93,35 @@ def calibrate(
     """
     if not config.collect:
         return CalibrationStats(({},), config.stages.num_stages)
-    check_plain_calls(dense_denoiser_of(pipe), "Calibration")
-    if "importance" in config.collect:
-        target_source(source)
+    _check(pipe, source, config)
     if folder:
         claim(folder, _settings(pipe, config))
-    keys = [None] if config.shared or config.whole_run else list(range(config.stages.num_stages))
+    keys = config.keys
     # A statistic of the whole run shows its own progress, step by step.
     stages = keys if config.whole_run else track(keys, "Calibrating stages")
     sets = tuple(calibrate_stage(pipe, source, config, stage, folder) for stage in stages)
     return CalibrationStats(sets, config.stages.num_stages)
+
+
+def missing_stages(pipe: Any, source: CalibrationSource, config: CalibrationConfig, folder: Path) -> list[int | None]:
+    """Prepare a folder as `calibrate` does, and return the stages that it lacks: `calibrate_stage` makes one.
+
+    Several processes may make one each; `calibrate` finds them.
+
+    Raises:
+        UnsupportedModelError, InputError: as `calibrate`.
+    """
+    if not config.collect:
+        return []
+    _check(pipe, source, config)
+    claim(folder, _settings(pipe, config))
+    return [stage for stage in config.keys if not (folder / shard_name(stage or 0)).exists()]
+
+
+def _check(pipe: Any, source: CalibrationSource, config: CalibrationConfig) -> None:
+    check_plain_calls(dense_denoiser_of(pipe), "Calibration")
+    if "importance" in config.collect:
+        target_source(source)
 
 
 def calibrate_stage(

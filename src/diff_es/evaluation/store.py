@@ -202,7 +202,7 @@ def missing_chunks(folder: Path, requests: R, *, settings: object, chunk: int) -
     return [index for index, own in enumerate(chunks) if not own.path.exists()]
 
 
-def make_chunk(
+def make_chunk(  # noqa: PLR0913 (where, what, how)
     folder: Path, requests: R, produce: Callable[[R], Mapping[str, Tensor]], index: int, *, chunk: int, batch_size: int
 ) -> None:
     """Sample one of the chunks that `missing_chunks` named, unless another process has it in work.

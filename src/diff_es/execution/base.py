@@ -9,7 +9,6 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 from diff_es.errors import DiffESError
 
 W = TypeVar("W")
-W_contra = TypeVar("W_contra", contravariant=True)
 
 
 class ExecutionError(DiffESError):
@@ -67,14 +66,14 @@ class Failed(Generic[W]):
 Ended: TypeAlias = Done[W] | Failed[W]
 
 
-class Executor(Protocol[W_contra]):
+class Executor(Protocol[W]):
     """Runs tasks on workers.
 
     An exception that a work raises is raised by `run`, as it is: it would come again on every worker. Only the death of
     workers makes a task fail.
     """
 
-    def run(self, tasks: Sequence[Task[W_contra]]) -> Iterator[Ended[W_contra]]:
+    def run(self, tasks: Sequence[Task[W]]) -> Iterator[Ended[W]]:
         """Yield every task once, in the order in which they end.
 
         Raises:

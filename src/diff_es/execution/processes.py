@@ -47,7 +47,9 @@ class Process:
         path = Path(self.errors)
         if not self.errors or not path.is_file():
             return ""
-        return path.read_text(encoding="utf-8", errors="replace")[-_TAIL:].strip()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        # Lines with a colon in front are Ray's own marks.
+        return " / ".join(line for line in lines if line and not line.startswith(":"))[-_TAIL:]
 
     def kill(self, here: str) -> Callable[[], bool]:
         """Kill it, and return what says whether it is gone.

@@ -149,7 +149,7 @@ class RayExecutor(Generic[W]):
         """Wait until something happens, a moment at most, and return what was done."""
         self._replace_ended()
         calls = {slot.call: slot for slot in self._slots if slot.call is not None}
-        pause = _POLL_ENDING if len(calls) < len(self._slots) else _POLL
+        pause = _POLL_ENDING if any(slot.ending for slot in self._slots) else _POLL
         if not calls:
             time.sleep(_POLL_ENDING)
             return []
@@ -169,7 +169,7 @@ class RayExecutor(Generic[W]):
             # The work's own exception, with the worker's traceback behind it.
             raise error.cause from error
         except RayError as error:
-            self._bury(slot, waiting, " ".join(str(error).split()))
+            self._bury(slot, waiting, _cause(error))
             return []
         slot.call = slot.task = None
         if task is None:
@@ -184,12 +184,12 @@ class RayExecutor(Generic[W]):
         """End a worker that hangs."""
         limit = self._ledger.limit(slot.task.kind if slot.task else "")
         if time.monotonic() - slot.started > limit:
-            self._bury(slot, waiting, f"it did not end within {limit:.0f} s.")
+            self._bury(slot, waiting, f"It did not end within {limit:.0f} s.")
 
     def _bury(self, slot: _Slot[W], waiting: list[Task[W]], reason: str) -> None:
         task = slot.task
         words = slot.end()
-        reason = f"{reason} Its last words: {words}" if words else reason
+        reason = f"{reason} It last wrote: {words}" if words else reason
         logger.warning("A worker died %s: %s", f"of {task.name}" if task else "while it was opened", reason)
         if self._ledger.died(task, reason) and task is not None:
             waiting.append(task)
@@ -203,3 +203,9 @@ class RayExecutor(Generic[W]):
                 self._slots[index] = self._new_slot()
             elif time.monotonic() - slot.started > _LAST_BREATH:
                 raise ExecutionError(f"A killed worker did not end within {_LAST_BREATH:.0f} s; look for its process.")
+
+
+def _cause(error: RayError) -> str:
+    """Return what Ray knows of a death, without its names for the worker and its guesses."""
+    text = " ".join(str(error).split())
+    return text.rpartition("The actor is dead because ")[2].partition(" Some common causes")[0]

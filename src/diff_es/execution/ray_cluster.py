@@ -2,7 +2,7 @@
 
 Whoever can talk to a Ray cluster can run code on it. So one that is started here has no dashboard and listens on the
 loopback address only. Ray turns a loopback address that it is given into the machine's public one, unless it believes
-that clusters are impossible, as on Windows and macOS; that is what the variable below says.
+that clusters are impossible, as on Windows and macOS (RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0, read when Ray is imported).
 """
 
 from __future__ import annotations
@@ -13,14 +13,18 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
+from ray._private import ray_constants
+from ray._private import worker as ray_driver
 
 from diff_es.errors import InputError
 from diff_es.execution.base import ExecutionError
 
+logger = logging.getLogger(__name__)
+
 _LOOPBACK = "127.0.0.1"
-_NO_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 #: Bytes, about the least that Ray takes: tasks and results are small, banks are mapped from disk.
 _OBJECT_STORE = 100 * 2**20
 
@@ -42,16 +46,17 @@ def connected(address: str, *, cpus: int, gpus: bool) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    with _own_handlers():
-        if address:
-            _join(address)
-        else:
-            _begin(cpus, gpus=gpus)
-    try:
-        yield
-    finally:
+    with _own_output():
         with _own_handlers():
-            ray.shutdown()
+            if address:
+                _join(address)
+            else:
+                _begin(cpus, gpus=gpus)
+        try:
+            yield
+        finally:
+            with _own_handlers():
+                ray.shutdown()
 
 
 def check_resources(resource: str, each: int, count: int) -> None:
@@ -74,8 +79,8 @@ def _join(address: str) -> None:
 
 
 def _begin(cpus: int, *, gpus: bool) -> None:
-    before = os.environ.get(_NO_CLUSTERS)
-    os.environ[_NO_CLUSTERS] = "0"
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
     try:
         ray.init(
             num_cpus=cpus,
@@ -87,17 +92,30 @@ def _begin(cpus: int, *, gpus: bool) -> None:
             _node_ip_address=_LOOPBACK,
         )
     finally:
-        if before is None:
-            del os.environ[_NO_CLUSTERS]
-        else:
-            os.environ[_NO_CLUSTERS] = before
+        ray_constants.ENABLE_RAY_CLUSTER = before
+    # What Ray keeps private may change.
     listens = {node["NodeManagerAddress"] for node in ray.nodes()}
     if listens != {_LOOPBACK}:
         ray.shutdown()
         raise ExecutionError(
-            f"Ray would listen on {', '.join(sorted(listens))}, beyond this machine, because it was imported before "
-            f"Diff-ES needed it. Set {_NO_CLUSTERS}=0 before the import, or start Ray yourself and give its address."
+            f"Ray {ray.__version__} listens on {', '.join(sorted(listens))}, beyond this machine, so it was ended. Set "
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0, or start Ray yourself and give its address."
         )
+
+
+@contextmanager
+def _own_output() -> Iterator[None]:
+    """Have what Ray says of dead workers in the log: it prints that on standard output, where results go."""
+    before = ray_driver.print_to_stdstream
+
+    def log(data: dict[str, Any], **_: object) -> None:
+        logger.debug("Ray: %s", " ".join(data["lines"]))
+
+    ray_driver.print_to_stdstream = log
+    try:
+        yield
+    finally:
+        ray_driver.print_to_stdstream = before
 
 
 @contextmanager

@@ -45,11 +45,36 @@ def build_bank(
         InputError: the folder was made with other settings, the statistics are of other stages or lack what the
             pruner needs, or no damping helps a Hessian.
     """
+    info = _described(pipe, stats, plan, config)
+    if folder:
+        claim(folder, info)
+    stages = track(range(len(stats.sets)), "Pruning stages")
+    shards = tuple(prune_stage(pipe, stats, config, stage, folder) for stage in stages)
+    if folder:
+        info = replace(info, versions=versions(), files=list_files(folder))
+        write_manifest(folder, info)
+    return Bank(info, shards)
+
+
+def missing_stages(pipe: Any, stats: CalibrationStats, plan: StagePlan, config: BankConfig, folder: Path) -> list[int]:
+    """Prepare a folder as `build_bank` does, and return the stages that it lacks: `prune_stage` makes one.
+
+    Several processes may make one each; `build_bank` finds them.
+
+    Raises:
+        InputError: as `build_bank`.
+    """
+    claim(folder, _described(pipe, stats, plan, config))
+    return [stage for stage in range(len(stats.sets)) if not (folder / shard_name(stage)).exists()]
+
+
+def _described(pipe: Any, stats: CalibrationStats, plan: StagePlan, config: BankConfig) -> BankInfo:
+    """Describe a bank, without its files."""
     if stats.num_stages != plan.num_stages:
         raise InputError(f"The statistics have {stats.num_stages} stages, the plan {plan.num_stages}.")
     denoiser = dense_denoiser_of(pipe)
     layers = spec_of(denoiser).layers(denoiser, blocks=pruners[config.method].depth)
-    info = BankInfo(
+    return BankInfo(
         format=FORMAT,
         fingerprint=fingerprint(denoiser),
         method=config.method,
@@ -60,14 +85,6 @@ def build_bank(
         shared=stats.shared,
         settings={"damping": config.damping, "intercept": config.intercept},
     )
-    if folder:
-        claim(folder, info)
-    stages = track(range(len(stats.sets)), "Pruning stages")
-    shards = tuple(prune_stage(pipe, stats, config, stage, folder) for stage in stages)
-    if folder:
-        info = replace(info, versions=versions(), files=list_files(folder))
-        write_manifest(folder, info)
-    return Bank(info, shards)
 
 
 @torch.no_grad()

@@ -26,8 +26,7 @@ from diff_es.calibration import (
     DatasetSource,
     SamplingSource,
     calibrate,
-    collect_set,
-    missing_sets,
+    collect,
 )
 from diff_es.denoisers import denoiser_of, dense_denoiser_of
 from diff_es.errors import InputError
@@ -35,12 +34,12 @@ from diff_es.evaluation.caches import Cache, cache_for
 from diff_es.fitness import TrajectoryFitness
 from diff_es.metrics import metrics
 from diff_es.pipelines import load_pipeline
-from diff_es.pruning import BankConfig, build_bank, build_shard, missing_shards, pruners
+from diff_es.pruning import BankConfig, build, build_bank, pruners
 from diff_es.recipe import Recipe
 from diff_es.routing import save
 from diff_es.run.data import check_data, load_images, stored_latents
 from diff_es.run.requests import PromptList, Purpose, check_prompts, first_seed, read_prompt_list
-from diff_es.run.tasks import Workers, build_shards, collect_sets, scored_by
+from diff_es.run.tasks import Workers, calibrate_stages, prune_stages, scored_by
 from diff_es.sampling import ImageRequests, PromptRequests, Requests, SamplerConfig, class_labels, takes_labels
 from diff_es.schedule import Allocation, PruningSchedule, ScheduleSpace
 from diff_es.schedulers import with_scheduler
@@ -158,25 +157,25 @@ class Session:
             return Bank.open(folder)
         stats, config = self.statistics, self.pruner_config
         if self.workers is not None:
-            build_shards(self.workers, missing_shards(self.pipe, stats, self.plan, config, folder))
+            prune_stages(self.workers, build.missing_stages(self.pipe, stats, self.plan, config, folder))
             remove_leftovers(folder)  # those of workers that died; the manifest lists all files
         return build_bank(self.pipe, stats, self.plan, config, folder)
 
-    def build_shard(self, index: int) -> None:
-        """Write one shard of the bank, after all statistics were collected."""
-        build_shard(self.pipe, self.statistics, self.pruner_config, self.stock / "bank", index)
+    def prune_stage(self, stage: int) -> None:
+        """Write one stage of the bank, after all statistics were collected."""
+        build.prune_stage(self.pipe, self.statistics, self.pruner_config, stage, self.stock / "bank")
 
     @cached_property
     def statistics(self) -> CalibrationStats:
         """The calibration statistics."""
         folder, config = self.stock / "calibration", self.calibration_config
         if self.workers is not None:
-            collect_sets(self.workers, missing_sets(self.pipe, self.source, config, folder))
+            calibrate_stages(self.workers, collect.missing_stages(self.pipe, self.source, config, folder))
         return calibrate(self.pipe, self.source, config, folder)
 
-    def collect_set(self, index: int) -> None:
-        """Write one set of calibration statistics."""
-        collect_set(self.pipe, self.source, self.calibration_config, self.stock / "calibration", index)
+    def calibrate_stage(self, stage: int | None) -> None:
+        """Write the statistics of one stage, or the one set of all."""
+        collect.calibrate_stage(self.pipe, self.source, self.calibration_config, stage, self.stock / "calibration")
 
     @property
     def calibration_config(self) -> CalibrationConfig:

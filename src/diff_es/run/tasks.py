@@ -26,23 +26,25 @@ Workers: TypeAlias = "Executor[SessionWorker]"
 
 
 @dataclass(frozen=True)
-class CollectSet:
-    """Collect one set of calibration statistics."""
+class CalibrateStage:
+    """Collect the statistics of one stage; None for one set of all timesteps."""
 
-    index: int
+    stage: int | None
 
     def __call__(self, worker: SessionWorker) -> None:
-        worker.session.collect_set(self.index)
+        """Write them."""
+        worker.session.calibrate_stage(self.stage)
 
 
 @dataclass(frozen=True)
-class BuildShard:
-    """Compute the trajectories of one shard of the bank."""
+class PruneStage:
+    """Compute the pruning trajectories of one stage."""
 
-    index: int
+    stage: int
 
     def __call__(self, worker: SessionWorker) -> None:
-        worker.session.build_shard(self.index)
+        """Write them."""
+        worker.session.prune_stage(self.stage)
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Score:
     trial: Trial
 
     def __call__(self, worker: SessionWorker) -> Outcome:
+        """Return it."""
         return worker.score(self.allocation, self.trial)
 
 
@@ -65,18 +68,23 @@ class MakeImages:
     index: int
 
     def __call__(self, worker: SessionWorker) -> None:
+        """Write it."""
         worker.make_images(self.entry, self.slug, self.index)
 
 
-def collect_sets(workers: Workers, indices: Sequence[int]) -> None:
-    """Collect sets of calibration statistics."""
-    tasks = [Task(f"calibration set {index}", "calibration", CollectSet(index)) for index in indices]
+def calibrate_stages(workers: Workers, stages: Sequence[int | None]) -> None:
+    """Collect statistics of stages."""
+    names = ["all stages" if stage is None else f"stage {stage}" for stage in stages]
+    tasks = [
+        Task(f"calibration of {name}", "calibration", CalibrateStage(stage))
+        for name, stage in zip(names, stages, strict=True)
+    ]
     _all_done(workers, tasks, "Calibrating stages")
 
 
-def build_shards(workers: Workers, indices: Sequence[int]) -> None:
-    """Compute shards of the bank."""
-    tasks = [Task(f"bank shard {index}", "bank", BuildShard(index)) for index in indices]
+def prune_stages(workers: Workers, stages: Sequence[int]) -> None:
+    """Compute stages of the bank."""
+    tasks = [Task(f"pruning of stage {stage}", "pruning", PruneStage(stage)) for stage in stages]
     _all_done(workers, tasks, "Pruning stages")
 
 

@@ -65,6 +65,7 @@ class OpenSession:
         return cls(recipe, session.folder.resolve(), threads, Path.cwd())
 
     def __call__(self) -> SessionWorker:
+        """Open it; changes the current directory and the threads of the process that is the worker's own."""
         os.chdir(self.current)
         torch.set_num_threads(self.threads)
         session = self.session()
