@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import faulthandler
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
@@ -34,7 +35,9 @@ _LAST_BREATH = 60.0
 class _Host:
     """What runs in the worker's process."""
 
-    def __init__(self) -> None:
+    def __init__(self, modules: Sequence[str]) -> None:
+        # Works and factories may be defined wherever the driver imports from; Ray passes on its script's folder only.
+        sys.path += [folder for folder in modules if folder not in sys.path]
         # A worker that dies of a bad memory access says where, in the file that its standard error goes to.
         faulthandler.enable()
         self._worker: Any = None
@@ -57,7 +60,7 @@ class _Slot(Generic[W]):
     def __init__(self, factory: Callable[[], W], resources: dict[str, int]) -> None:
         options = {"num_cpus": resources.get("CPU", 0), "num_gpus": resources.get("GPU", 0)}
         host = ray.remote(max_restarts=0, max_task_retries=0, **options)(_Host)
-        self._actor = host.remote()
+        self._actor = host.remote(sys.path)
         self._process = self._actor.process.remote()
         self.call: Any = self._actor.open.remote(factory)
         self.task: Task[W] | None = None

@@ -49,12 +49,14 @@ class OpenSession:
     Attributes:
         recipe: The run's recipe.
         folder: The run directory, absolute; all workers see it.
+        stock: Where calibration, bank and sensitivity are, absolute.
         threads: Threads of torch on a CPU.
         current: The current directory, from which relative paths of the recipe are meant.
     """
 
     recipe: Recipe
     folder: Path
+    stock: Path
     threads: int
     current: Path
 
@@ -62,7 +64,7 @@ class OpenSession:
     def of(cls, session: Session, threads: int) -> OpenSession:
         """Describe a session of this process; a worker sees but one GPU, its own."""
         recipe = session.recipe.model_copy(update={"device": session.device.type})
-        return cls(recipe, session.folder.resolve(), threads, Path.cwd())
+        return cls(recipe, session.folder.resolve(), session.stock.resolve(), threads, Path.cwd())
 
     def __call__(self) -> SessionWorker:
         """Open it; changes the current directory and the threads of the process that is the worker's own."""
@@ -73,4 +75,4 @@ class OpenSession:
 
     def session(self) -> Session:
         """Open the run."""
-        return Session(self.recipe, self.folder)
+        return Session(self.recipe, self.folder, stock=self.stock)
