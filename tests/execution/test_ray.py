@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,11 @@ from ray._private import worker as ray_driver
 from diff_es.errors import InputError
 from diff_es.execution import Done, ExecutionError, Failed, Patience, RayWorkers, Task
 from diff_es.execution.processes import is_gone
-from diff_es.execution.ray_cluster import connected
 
 from . import sockets
 from .works import Die, DieOpening, MakeList, Refuse, RefuseToOpen, Square, WhoAmI
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_ray() -> Iterator[None]:
-    with connected("", cpus=4, gpus=False):
-        yield
+pytestmark = pytest.mark.usefixtures("one_ray")
 
 
 def squares(*numbers: int, seconds: float = 0.0) -> list[Task[Any]]:

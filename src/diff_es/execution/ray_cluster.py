@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 _LOOPBACK = "127.0.0.1"
 #: Bytes, about the least that Ray takes: tasks and results are small, banks are mapped from disk.
 _OBJECT_STORE = 100 * 2**20
+#: Seconds in which the head of a cluster must answer.
+_ANSWER = 10.0
 
 
 @contextmanager
@@ -71,10 +74,14 @@ def check_resources(resource: str, each: int, count: int) -> None:
 
 
 def _join(address: str) -> None:
+    host, _, port = address.rpartition(":")
     try:
+        if host:
+            # Ray itself tries for minutes.
+            socket.create_connection((host, int(port)), timeout=_ANSWER).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    # Ray answers with ConnectionError, ValueError or RuntimeError, by the way in which the address is wrong.
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    # Ray answers with ConnectionError (an OSError), ValueError or RuntimeError, by the way in which it is wrong.
+    except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"ray_address={address!r}: no Ray cluster answers ({error}).") from error
 
 
@@ -83,6 +90,7 @@ def _begin(cpus: int, *, gpus: bool) -> None:
     ray_constants.ENABLE_RAY_CLUSTER = False
     try:
         ray.init(
+            address="local",  # also where RAY_ADDRESS names a cluster
             num_cpus=cpus,
             num_gpus=None if gpus else 0,
             include_dashboard=False,

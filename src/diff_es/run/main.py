@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,23 +86,25 @@ def compress(  # noqa: PLR0913 (each is one independent choice)
     _check_folder(recipe, folder, resume=resume)
     session = Session(recipe, folder, pipe)
     session.check()
-    with _owned(folder):
-        # Another run may have started here since the first look.
-        _check_folder(recipe, folder, resume=resume)
-        # Those of a killed run; the lock says that no one else is writing now.
-        remove_leftovers(folder)
-        if not (folder / "recipe.yaml").exists():
-            write_bytes(folder / "recipe.yaml", recipe.dump().encode())
-        bench = Bench(session.pipe, session.sampler, known_judge(recipe.model))
-        with _working(session, bench, workers):
+    bench = Bench(session.pipe, session.sampler, known_judge(recipe.model))
+    with ExitStack() as working:
+        working.enter_context(_working(session, bench, workers))
+        with _owned(folder):
+            # Another run may have started here since the first look.
+            _check_folder(recipe, folder, resume=resume)
+            # Those of a killed run; the lock says that no one else is writing now.
+            remove_leftovers(folder)
+            if not (folder / "recipe.yaml").exists():
+                write_bytes(folder / "recipe.yaml", recipe.dump().encode())
             result = session.search(recipe.search.allocation)
             pruned = session.pruned()
             contestants = _contestants(session)
             evaluation_samples(session, bench, contestants)
-        # Latencies are measured when nobody else is at work.
-        evaluation = _evaluation(session, bench, contestants)
-        report = write_report(folder, report_content(session, bench, contestants, evaluation, command))
-        return RunResult(folder, pruned, result, evaluation, report)
+            # Latencies are measured when nobody else is at work.
+            working.close()
+            evaluation = _evaluation(session, bench, contestants)
+            report = write_report(folder, report_content(session, bench, contestants, evaluation, command))
+            return RunResult(folder, pruned, result, evaluation, report)
 
 
 def _check_folder(recipe: Recipe, folder: Path, *, resume: bool) -> None:
@@ -148,14 +150,14 @@ def _owned(folder: Path) -> Iterator[None]:
 @contextmanager
 def _working(session: Session, bench: Bench, workers: RayWorkers | None) -> Iterator[None]:
     """Have the session's work shared out while the context lasts."""
-    if workers is None:
-        session.workers = LocalExecutor(SessionWorker(session, bench))
+    with ExitStack() as stack:
+        if workers is None:
+            session.workers = LocalExecutor(SessionWorker(session, bench))
+        else:
+            opens, gpus = OpenSession.of(session, workers.threads), session.device.type == "cuda"
+            session.workers = stack.enter_context(workers.start(opens, gpus=gpus))
+        stack.callback(setattr, session, "workers", None)
         yield
-    else:
-        opens = OpenSession.of(session, workers.threads)
-        with workers.start(opens, gpus=session.device.type == "cuda") as session.workers:
-            yield
-    session.workers = None
 
 
 def _ours(item: Path) -> bool:
