@@ -91,11 +91,10 @@ def test_results_of_a_run_that_was_left_do_not_come_later() -> None:
 
 
 def test_a_worker_that_cannot_be_opened_says_why() -> None:
-    with (
-        RayWorkers(1).start(RefuseToOpen(), gpus=False) as workers,
-        pytest.raises(InputError, match="model='nowhere' cannot be loaded"),
-    ):
-        list(workers.run(squares(1)))
+    with RayWorkers(1).start(RefuseToOpen(), gpus=False) as workers:
+        for _ in range(2):
+            with pytest.raises(InputError, match="model='nowhere' cannot be loaded"):
+                list(workers.run(squares(1)))
 
 
 def test_workers_that_die_while_they_are_opened_end_the_run() -> None:

@@ -22,7 +22,7 @@ class Process:
     """A worker's process.
 
     Attributes:
-        pid: Its number; 0 where it is not known.
+        pid: Its number.
         node: The machine, by Ray's name.
         errors: The file that its standard error goes to.
     """
@@ -36,11 +36,6 @@ class Process:
         """Describe this process."""
         errors = Path(f"/proc/{os.getpid()}/fd/2")
         return cls(os.getpid(), node, str(errors.readlink()) if errors.exists() else "")
-
-    @classmethod
-    def unknown(cls) -> Process:
-        """One that died before it said who it is."""
-        return cls(0, "", "")
 
     def last_words(self) -> str:
         """Return the end of what it wrote, where that can be read on this machine; else nothing."""
@@ -57,8 +52,6 @@ class Process:
         Args:
             here: The machine that asks.
         """
-        if not self.pid:
-            return lambda: True
         if self.node == here:
             # Ray asks a process to end, and one that is stopped does not listen.
             with suppress(ProcessLookupError):

@@ -55,14 +55,15 @@ class _Host:
 
 
 class _Slot(Generic[W]):
-    """One worker: being opened, free, busy with a task, or ending."""
+    """One worker: starting, being opened, free, busy with a task, or ending."""
 
     def __init__(self, factory: Callable[[], W], resources: dict[str, int]) -> None:
         options = {"num_cpus": resources.get("CPU", 0), "num_gpus": resources.get("GPU", 0)}
         host = ray.remote(max_restarts=0, max_task_retries=0, **options)(_Host)
+        self._factory = factory
         self._actor = host.remote(sys.path)
-        self._process = self._actor.process.remote()
-        self.call: Any = self._actor.open.remote(factory)
+        self._process: Process | None = None
+        self.call: Any = self._actor.process.remote()
         self.task: Task[W] | None = None
         self.started = time.monotonic()
         self.opened = False
@@ -78,17 +79,42 @@ class _Slot(Generic[W]):
         self.call = self._actor.run.remote(task.work)
         self.trails.add(task.trail)
 
+    def settle(self) -> Done[W] | None:
+        """Take the answer to the call, and go on to the next state; return the task if one was done.
+
+        Raises:
+            RayError: the worker has died; with a cause of its own if only the call has failed.
+        """
+        task, call = self.task, self.call
+        self.task = self.call = None
+        try:
+            answer = ray.get(call)
+        except RayTaskError:
+            raise
+        except RayError:
+            self.task = task  # of which it died
+            raise
+        if task is not None:
+            value, seconds = answer
+            return Done(task, value, seconds)
+        if self._process is None:
+            # Opened only now: whatever it dies of from here on, its process is known.
+            self._process = answer
+            self.call = self._actor.open.remote(self._factory)
+        else:
+            self.opened = True
+        return None
+
     def end(self) -> str:
         """Kill the process if it lives, and return what it had to say."""
         self.call = self.task = None
         self.started = time.monotonic()
-        try:
-            process: Process = ray.get(self._process, timeout=0)
-        except (RayError, TimeoutError):  # it never got so far as to say who it is
-            process = Process.unknown()
         ray.kill(self._actor)
-        self.ending = process.kill(ray.get_runtime_context().get_node_id())
-        return process.last_words()
+        if self._process is None:
+            self.ending = lambda: True
+            return ""
+        self.ending = self._process.kill(ray.get_runtime_context().get_node_id())
+        return self._process.last_words()
 
 
 class RayExecutor(Generic[W]):
@@ -164,22 +190,18 @@ class RayExecutor(Generic[W]):
 
     def _settle(self, slot: _Slot[W], waiting: list[Task[W]]) -> list[Done[W]]:
         """Take what a call has come to."""
-        task = slot.task
         try:
-            answer = ray.get(slot.call)
+            end = slot.settle()
         except RayTaskError as error:
-            slot.call = slot.task = None
+            if not slot.opened:
+                slot.end()
             # The work's own exception, with the worker's traceback behind it.
             raise error.cause from error
         except RayError as error:
             self._bury(slot, waiting, _cause(error))
             return []
-        slot.call = slot.task = None
-        if task is None:
-            slot.opened = True
+        if end is None:
             return []
-        value, seconds = answer
-        end = Done(task, value, seconds)
         self._ledger.done(end)
         return [end]
 
