@@ -99,7 +99,22 @@ class SearchSection(_Section):
     survivors: Positive = Field(4, description="survivors of each generation")
     offspring: Positive = Field(16, description="offspring of each generation")
     max_mutation: Positive = Field(5, description="largest level switch")
+    racing_margin: float = Field(
+        0.0,
+        ge=0,
+        description="evolution: offspring that are this many standard errors worse than the worst survivor are dropped "
+        "after some batches of probes; 0 means no racing",
+    )
+    racing_probes: int = Field(4, ge=2, description="probes that are scored before offspring may be dropped")
     sensitivity_samples: Positive = Field(32, description="rows of the batch on which layer errors are measured")
+
+    @model_validator(mode="after")
+    def _something_to_race_with(self) -> SearchSection:
+        if self.racing_margin and self.algorithm != "evolution":
+            raise ValueError(f"racing_margin is for the evolution; {self.algorithm} scores schedules on all probes")
+        if self.racing_margin and max(self.batch_size, self.racing_probes) >= self.probes:
+            raise ValueError("racing needs batch_size and racing_probes below probes: offspring leave between batches")
+        return self
 
 
 class EvaluationSection(_Section):

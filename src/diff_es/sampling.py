@@ -157,15 +157,21 @@ def seeded(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
 
 
 @torch.no_grad()
-def sample(pipe: Any, requests: ImageRequests, sampler: SamplerConfig) -> Tensor:
+def sample(pipe: Any, requests: ImageRequests, sampler: SamplerConfig, device: str | None = "cpu") -> Tensor:
     """Run the pipeline once on all requests.
 
     Initial latents come from one CPU generator per image, and a sampler that draws noise at every step (DDPM, Euler
     ancestral) draws it from another one of the image's own: an image depends on its seed and not on its batch (but for
     the rounding of matrix products, which differs from batch size to batch size). The global generator is left alone.
 
+    Args:
+        pipe: The pipeline.
+        requests: Labels or prompts, and seeds.
+        sampler: Steps and guidance.
+        device: Where the images are wanted; None leaves them where the pipeline made them.
+
     Returns:
-        Images, shape (N, 3, height, width), float32 in [0, 1], on the CPU.
+        Images, shape (N, 3, height, width), float32 in [0, 1].
 
     Raises:
         InputError: labels for a text-to-image pipeline or prompts for a class-conditional one, or images that the
@@ -193,7 +199,7 @@ def sample(pipe: Any, requests: ImageRequests, sampler: SamplerConfig) -> Tensor
             "`images`, such as a subclass that returns single frames as images."
         )
     _refuse_blackened(output, requests.seeds)
-    return output.images.float().cpu()  # type: ignore[no-any-return]
+    return output.images.float().to(device)  # type: ignore[no-any-return]
 
 
 @contextmanager

@@ -118,6 +118,10 @@ class Shard(Mapping[str, Tensor]):
             raise ArtifactError(f"{self.path}: {name} holds NaN or infinity; make or copy the folder again.")
         return tensor
 
+    def __contains__(self, name: object) -> bool:
+        """Whether there is such a tensor; the default of a mapping would read it to find out."""
+        return name in self._names
+
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._names))
 

@@ -13,7 +13,7 @@ from typing import Any
 from diff_es.run import Session
 from diff_es.run.workers import OpenSession
 from diff_es.schedule import Levels
-from diff_es.search import Outcome
+from diff_es.search import Outcome, Rival
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,16 +51,16 @@ class _FaultyFitness:
     faults: OpenFaulty
     scored: list[Levels] = field(default_factory=list)
 
-    def __call__(self, levels: Levels) -> Outcome:
+    def __call__(self, levels: Levels, rival: Rival | None = None) -> Outcome:
         if levels == self.faults.poison:
             os.kill(os.getpid(), signal.SIGKILL)
         if levels == self.faults.hung and self._first("hung"):
             time.sleep(600)
         if levels == self.faults.killed and self._first("killed"):
             threading.Timer(0.005, os.kill, (os.getpid(), signal.SIGKILL)).start()
-            self.real(levels)
+            self.real(levels, rival)
             time.sleep(600)
-        return self.real(levels)
+        return self.real(levels, rival)
 
     def _first(self, name: str) -> bool:
         """Whether this has not happened before, in any process."""

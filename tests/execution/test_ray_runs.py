@@ -61,7 +61,7 @@ class _Avoiding(Session):
 
     def fitness(self, allocation: str) -> Any:
         real = super().fitness(allocation)
-        return lambda levels: Outcome(-math.inf) if levels == self.avoided else real(levels)
+        return lambda levels, *rival: Outcome(-math.inf) if levels == self.avoided else real(levels, *rival)
 
 
 def test_deaths_and_hangs_change_nothing_but_a_fatal_candidate(

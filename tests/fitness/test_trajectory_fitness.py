@@ -23,6 +23,7 @@ from diff_es.metrics.no_reference.network import enlarge
 from diff_es.routing import is_routed, remove_, routed
 from diff_es.sampling import Requests, SamplerConfig, sample
 from diff_es.schedule import Levels
+from diff_es.search import Racing, Rival
 from diff_es.timesteps import stage_plan
 from support import METHODS, PLAN, REQUESTS, SAMPLER, mixed_levels, same_state, snapshot, tiny_bank, tiny_pipe
 
@@ -321,3 +322,33 @@ def test_a_result_does_not_depend_on_its_batch_with_noise_at_every_step(pipe: Di
     latents = torch.cat([result.latents for result in alone])
     torch.testing.assert_close(latents, together.latents, atol=1e-4, rtol=1e-4)
     assert "step" not in vars(pipe.scheduler)
+
+
+def test_a_candidate_that_falls_behind_is_dropped_between_batches(pipe: DiTPipeline, bank: Bank) -> None:
+    """Two probes, then one: dropped after two of three, with the calls of one batch and the scores of a full run."""
+    fitness = fitness_of(pipe, bank)
+    good, poor = fitness((1, 0, 0)), fitness((4, 4, 4))
+    again = fitness_of(pipe, bank)
+    rival = Rival(good.fitness, good.scores, Racing(first=2, margin=0.01))
+    dropped = again((4, 4, 4), rival)
+    assert dropped.dropped and not good.dropped
+    assert dropped.scores == poor.scores[:2]
+    assert dropped.denoiser_calls == CALLS
+    differences = [ours - theirs for ours, theirs in zip(poor.scores[:2], good.scores[:2], strict=True)]
+    assert dropped.fitness == pytest.approx(good.fitness + sum(differences) / 2)
+    assert not is_routed(pipe)
+    unfinished = again((4, 4, 4))
+    assert (unfinished.fitness, unfinished.replayed_calls) == (poor.fitness, CALLS)
+
+
+def test_a_candidate_that_keeps_up_is_scored_on_all_probes(pipe: DiTPipeline, bank: Bank) -> None:
+    fitness = fitness_of(pipe, bank)
+    poor, good = fitness((4, 4, 4)), fitness((1, 0, 0))
+    raced = fitness((1, 0, 0), Rival(poor.fitness, poor.scores, Racing(first=2, margin=0.01)))
+    assert (raced.fitness, raced.scores, raced.dropped) == (good.fitness, good.scores, False)
+
+
+def test_a_race_needs_a_second_batch(pipe: DiTPipeline, bank: Bank) -> None:
+    fitness = fitness_of(pipe, bank, batch_size=3)
+    with pytest.raises(InputError, match="all probes are in one batch"):
+        fitness((1, 1, 1), Rival(0.0, (0.0,) * 3, Racing(first=2)))

@@ -134,6 +134,7 @@ def test_every_line_is_plain_json(written: Path) -> None:
         "denoiser_calls",
         "replayed_calls",
         "scores",
+        "dropped",
         "crc32",
     }
     assert all(line.keys() == keys for line in lines)

@@ -110,6 +110,7 @@ class Enumeration:
         self.max_evaluations = len(schedules)
         self.scored: list[Scored] = []
         self.history: tuple[GenerationRecord, ...] = ()
+        self.race = None
 
     @property
     def done(self) -> bool:

@@ -70,6 +70,10 @@ class ProposalSearch:
         return self._population[0]
 
     @property
+    def race(self) -> None:
+        """None: every schedule is scored on all probes."""
+
+    @property
     def history(self) -> tuple[GenerationRecord, ...]:
         """One record per finished generation; the population is the best `survivors` schedules so far."""
         return tuple(self._history)

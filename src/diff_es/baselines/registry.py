@@ -40,8 +40,10 @@ def settings_for(name: str, space: ScheduleSpace, evolution: EvolutionConfig) ->
         evolution: Settings of the evolutionary search to compare with.
 
     Raises:
-        InputError: no such algorithm.
+        InputError: no such algorithm, or racing for another one than the evolution.
     """
+    if evolution.racing is not None and name != EVOLUTION:
+        raise InputError(f"racing: {name} scores every schedule on all probes; only {EVOLUTION} can race.")
     algorithms[name]  # an unknown name is an error here, not only where the search is made
     return evolution if name == EVOLUTION else BaselineConfig.matching(space, evolution)
 

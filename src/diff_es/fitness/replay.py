@@ -4,15 +4,19 @@ A denoiser call depends on the weights of its own stage and of all noisier ones,
 schedules that agree on those stages make the same calls, so the output is kept under (that prefix of the schedule,
 batch, number of the call). The pipeline runs as always and nothing of the scheduler has to be saved: measured
 bitwise equal to a full run.
+
+Memory for outputs is limited. A search goes on from its best schedules, so what a good schedule has computed is wanted
+again, while most of what a poor one has computed is not: outputs of the fittest schedules outlive the others'.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import Tensor
@@ -26,7 +30,11 @@ if TYPE_CHECKING:
     from diff_es.stages import StagePlan
 
 #: Layer levels of the call's stage and of all noisier ones, batch, number of the call.
-_Key: TypeAlias = "tuple[tuple[Levels, ...], int, int]"
+CallKey: TypeAlias = "tuple[tuple[Levels, ...], int, int]"
+
+#: Schedules whose outputs outlive the others'. Twice the default survivors: those of the last generation are then still
+#: among them while their children are scored.
+_FAVOURED = 8
 
 
 @dataclass(frozen=True)
@@ -60,21 +68,26 @@ class KnownOutput:
 
 
 class ReplayStore:
-    """Denoiser outputs by prefix; the least recently used go first when the byte limit is reached."""
+    """Denoiser outputs by prefix; the least recently used go first when the byte limit is reached.
+
+    The fittest schedules' outputs count as used whenever a schedule is rated. With room for four schedules of ten
+    stages this saves 26 % of the calls of a toy search, where the plain rule saves 20 % (benchmarks/replay_policy.py).
+    """
 
     def __init__(self, limit: int) -> None:
         """Create an empty store of at most `limit` bytes; 0 keeps nothing (replay is off)."""
         self.limit = limit
         self.bytes = 0
-        self._outputs: OrderedDict[_Key, KnownOutput] = OrderedDict()
+        self._outputs: OrderedDict[CallKey, KnownOutput] = OrderedDict()
+        self._fittest: list[tuple[float, tuple[CallKey, ...]]] = []
 
-    def get(self, key: _Key) -> KnownOutput | None:
+    def get(self, key: CallKey) -> KnownOutput | None:
         """Return the stored output, now the most recently used, or None."""
         if key in self._outputs:
             self._outputs.move_to_end(key)
         return self._outputs.get(key)
 
-    def put(self, key: _Key, output: KnownOutput) -> None:
+    def put(self, key: CallKey, output: KnownOutput) -> None:
         """Keep an output."""
         self._outputs[key] = output
         self.bytes += output.bytes
@@ -82,13 +95,42 @@ class ReplayStore:
             _, dropped = self._outputs.popitem(last=False)
             self.bytes -= dropped.bytes
 
+    def rate(self, calls: Sequence[CallKey], fitness: float) -> None:
+        """Learn how fit the schedule is that made these calls, and use the outputs of the fittest ones afresh.
+
+        Args:
+            calls: All calls of the schedule, in sampling order.
+            fitness: Its fitness; NaN and −inf are no reason to keep anything.
+        """
+        if fitness > -math.inf:
+            ranked = sorted([*self._fittest, (fitness, tuple(calls))], key=lambda rated: -rated[0])
+            self._fittest = ranked[:_FAVOURED]
+        # The best schedule's first calls come last and so stay longest: more children share them than the later ones.
+        for _, keys in reversed(self._fittest):
+            for key in reversed(keys):
+                if key in self._outputs:
+                    self._outputs.move_to_end(key)
+
 
 @dataclass
 class CallCount:
-    """Denoiser calls of one or more runs of the pipeline."""
+    """Denoiser calls of one or more runs of the pipeline.
+
+    Attributes:
+        run: Calls that were run.
+        replayed: Calls that were answered from the store.
+        keys: All of them, in the order in which they were made.
+    """
 
     run: int = 0
     replayed: int = 0
+    keys: list[CallKey] = field(default_factory=list)
+
+    def add(self, other: CallCount) -> None:
+        """Count another run of the pipeline too."""
+        self.run += other.run
+        self.replayed += other.replayed
+        self.keys += other.keys
 
 
 @contextmanager
@@ -112,7 +154,8 @@ def replayed(
     @functools.wraps(original)
     def forward(*args: Any, **kwargs: Any) -> Any:
         stage = plan.stage_at(spec.timestep(denoiser, args, kwargs))
-        key = (schedule.layer_levels[stage:], batch, count.run + count.replayed)
+        key = (schedule.layer_levels[stage:], batch, len(count.keys))
+        count.keys.append(key)
         known = store.get(key)
         if known is not None:
             count.replayed += 1

@@ -38,7 +38,9 @@ class _Stop(Exception):  # noqa: N818 (ends a run early, no error)
     """Leaves the pipeline before it decodes."""
 
 
-def run(pipe: Any, requests: ImageRequests, sampler: SamplerConfig, *, decode: bool = True) -> Result:
+def run(
+    pipe: Any, requests: ImageRequests, sampler: SamplerConfig, *, decode: bool = True, device: str | None = "cpu"
+) -> Result:
     """Sample once and keep the final latents.
 
     Args:
@@ -46,12 +48,13 @@ def run(pipe: Any, requests: ImageRequests, sampler: SamplerConfig, *, decode: b
         requests: Labels or prompts, and seeds.
         sampler: Steps and guidance.
         decode: Whether images are wanted; without them the VAE does not run.
+        device: Where the result is wanted; None leaves it where the pipeline made it.
     """
     captured: list[Tensor] = []
     dtype = pipe.vae.dtype
-    with _capture_latents(pipe, captured, decode=decode):
+    with _capture_latents(pipe, captured, decode=decode, device=device):
         try:
-            images: Tensor | None = sample(pipe, requests, sampler)
+            images: Tensor | None = sample(pipe, requests, sampler, device)
         except _Stop:
             pipe.maybe_free_model_hooks()
             images = None
@@ -68,19 +71,21 @@ def _as_denoised(latents: Tensor, config: Any) -> Tensor:
     if not config.get("latents_mean") or not config.get("latents_std"):
         return (latents - shift) * scale
     per_channel = (1, -1, *(1,) * (latents.ndim - 2))  # images, or videos
-    mean, std = (torch.tensor(config[name]).view(per_channel) for name in ("latents_mean", "latents_std"))
+    mean, std = (
+        torch.tensor(config[name], device=latents.device).view(per_channel) for name in ("latents_mean", "latents_std")
+    )
     return (latents - mean) * scale / std
 
 
 @contextmanager
-def _capture_latents(pipe: Any, captured: list[Tensor], *, decode: bool) -> Iterator[None]:
+def _capture_latents(pipe: Any, captured: list[Tensor], *, decode: bool, device: str | None) -> Iterator[None]:
     """Take the latents where every latent pipeline passes them on: the VAE's decode."""
     vae = pipe.vae
     before = vars(vae).get("decode")  # a user's own, such as a compiled one
     original = vae.decode
 
     def capture(latents: Tensor, *args: Any, **kwargs: Any) -> Any:
-        captured.append(_as_denoised(latents.detach().float().cpu(), vae.config))
+        captured.append(_as_denoised(latents.detach().float().to(device), vae.config))
         if not decode:
             raise _Stop
         return original(latents, *args, **kwargs)

@@ -18,11 +18,13 @@ from diff_es.fitness.result import Result, run
 from diff_es.metrics import Metric, metrics
 from diff_es.routing import DEFAULT_CACHE_BYTES, Router, check_model, install_, remove_
 from diff_es.sampling import ImageRequests, SamplerConfig
-from diff_es.search import Outcome
+from diff_es.search import Outcome, Rival
 from diff_es.stages import StagePlan
 from diff_es.timesteps import stage_plan
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
     from diff_es.bank import ThinSource
@@ -81,45 +83,54 @@ class TrajectoryFitness:
         self._store = ReplayStore(replay_bytes)
         self._router = Router(self._denoiser, source, cache_bytes=DEFAULT_CACHE_BYTES)
 
-    def __call__(self, levels: Levels) -> Outcome:
-        """Score stage levels."""
-        return self.score(self.allocation.resolve(levels))
+    def __call__(self, levels: Levels, rival: Rival | None = None) -> Outcome:
+        """Score stage levels, see `score`."""
+        return self.score(self.allocation.resolve(levels), rival)
 
-    def score(self, schedule: PruningSchedule) -> Outcome:
-        """Score a schedule: the mean over the probes, higher is better; NaN where an image or latent is NaN."""
-        total = CallCount()
-        dense = self._dense if self.metric.reference else None
-        results = self._sample(schedule, total)
-        parts = [self._score(result, None if dense is None else dense[batch]) for batch, result in enumerate(results)]
+    def score(self, schedule: PruningSchedule, rival: Rival | None = None) -> Outcome:
+        """Score a schedule: the mean over the probes, higher is better; NaN where an image or latent is NaN.
+
+        Args:
+            schedule: The schedule.
+            rival: Whom it has to beat: after a batch in which it has fallen too far behind it is dropped.
+
+        Raises:
+            InputError: a race without a second batch.
+        """
+        if rival is not None and len(self._batches) == 1:
+            raise InputError("racing: all probes are in one batch; give a batch_size below the number of probes.")
+        total, parts, estimate = CallCount(), [], None
+        for index, result in enumerate(self._sample(schedule, total)):
+            parts.append(self._score(result, self._dense[index] if self.metric.reference else None))
+            estimate = rival.estimate(torch.cat(parts).tolist()) if rival is not None else None
+            if estimate is not None:
+                break
         scores = torch.cat(parts)
-        return Outcome(float(scores.mean()), total.run, total.replayed, tuple(scores.tolist()))
+        fitness = float(scores.mean()) if estimate is None else estimate
+        self._store.rate(total.keys, fitness)
+        return Outcome(fitness, total.run, total.replayed, tuple(scores.tolist()), dropped=estimate is not None)
 
     def sample(self, schedule: PruningSchedule) -> list[Result]:
-        """Return the routed results, one per batch of probes."""
-        return self._sample(schedule, CallCount())
+        """Return the routed results, one per batch of probes, where the pipeline made them."""
+        return list(self._sample(schedule, CallCount()))
 
-    def _sample(self, schedule: PruningSchedule, total: CallCount) -> list[Result]:
-        """Sample every batch; a list, so that the model is dense again before anything looks at the results."""
-        results = []
+    def _sample(self, schedule: PruningSchedule, total: CallCount) -> Iterator[Result]:
+        """Sample batch after batch; the model is dense again whenever a result is looked at."""
         self._router.set_schedule(schedule)
-        install_(self._denoiser, self._router)
-        try:
-            for index, batch in enumerate(self._batches):
+        for index, batch in enumerate(self._batches):
+            install_(self._denoiser, self._router)
+            try:
                 with replayed(self._denoiser, self._source.plan, schedule, index, self._store) as count:
-                    results.append(self._run(batch))
-                total.run += count.run
-                total.replayed += count.replayed
-        finally:
-            remove_(self._pipe)
-        return results
+                    result = self._run(batch)
+            finally:
+                remove_(self._pipe)
+            total.add(count)
+            yield result
 
     def _score(self, result: Result, dense: Result | None) -> Tensor:
-        """Score one batch, (N,), on the CPU."""
+        """Score one batch, (N,), where its images lie: comparing them costs a GPU nothing, and a CPU much."""
         needs = self.metric.needs
-        if dense is not None:
-            return self.metric.score(result.of(needs), dense.of(needs))
-        # Results are kept on the CPU; a quality network there would take longer than the sampling on a GPU.
-        return self.metric.score(result.of(needs).to(self._pipe._execution_device)).cpu()
+        return self.metric.score(result.of(needs), None if dense is None else dense.of(needs)).cpu()
 
     @cached_property
     def _dense(self) -> list[Result]:
@@ -127,7 +138,7 @@ class TrajectoryFitness:
         return [self._run(batch) for batch in self._batches]
 
     def _run(self, batch: ImageRequests) -> Result:
-        return run(self._pipe, batch, self._sampler, decode=self.metric.needs == "images")
+        return run(self._pipe, batch, self._sampler, decode=self.metric.needs == "images", device=None)
 
 
 def _check_steps(pipe: Any, plan: StagePlan, sampler: SamplerConfig) -> None:

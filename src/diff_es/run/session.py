@@ -43,7 +43,16 @@ from diff_es.run.tasks import Workers, calibrate_stages, prune_stages, scored_by
 from diff_es.sampling import ImageRequests, PromptRequests, Requests, SamplerConfig, class_labels, takes_labels
 from diff_es.schedule import Allocation, PruningSchedule, ScheduleSpace
 from diff_es.schedulers import with_scheduler
-from diff_es.search import Evaluator, EvolutionConfig, Journal, ScheduleSearch, SearchResult, in_process, search_with
+from diff_es.search import (
+    Evaluator,
+    EvolutionConfig,
+    Journal,
+    Racing,
+    ScheduleSearch,
+    SearchResult,
+    in_process,
+    search_with,
+)
 from diff_es.stages import StagePlan
 from diff_es.timesteps import stage_plan
 
@@ -246,6 +255,7 @@ class Session:
             offspring=section.offspring,
             max_mutation=section.max_mutation,
             seed=self.search_seed,
+            racing=Racing(section.racing_probes, section.racing_margin) if section.racing_margin else None,
         )
 
     @property

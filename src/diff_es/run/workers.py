@@ -31,7 +31,7 @@ class SessionWorker:
         """Measure a candidate. Outputs of the denoiser are kept for the next ones under the same allocation."""
         if allocation not in self._fitness:
             self._fitness = {allocation: self.session.fitness(allocation)}
-        return self._fitness[allocation](trial.candidate.levels)
+        return self._fitness[allocation](trial.candidate.levels, trial.rival)
 
     def make_images(self, entry: Contestant, slug: str, index: int) -> None:
         """Sample one file of a contestant's images."""

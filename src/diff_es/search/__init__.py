@@ -7,7 +7,7 @@ from diff_es.search.base import Evaluator as Evaluator
 from diff_es.search.base import FitnessSummary as FitnessSummary
 from diff_es.search.base import GenerationRecord as GenerationRecord
 from diff_es.search.base import Outcome as Outcome
-from diff_es.search.base import Rival as Rival
+from diff_es.search.base import Race as Race
 from diff_es.search.base import ScheduleSearch as ScheduleSearch
 from diff_es.search.base import Scored as Scored
 from diff_es.search.base import Trial as Trial
@@ -22,6 +22,8 @@ from diff_es.search.loop import in_process as in_process
 from diff_es.search.loop import run_search as run_search
 from diff_es.search.loop import search_schedule as search_schedule
 from diff_es.search.loop import search_with as search_with
+from diff_es.search.racing import Racing as Racing
+from diff_es.search.racing import Rival as Rival
 from diff_es.search.starts import START_KINDS as START_KINDS
 from diff_es.search.starts import random_composition as random_composition
 from diff_es.search.starts import start_population as start_population

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from diff_es.schedule import Levels
+from diff_es.search.racing import Racing, Rival
 
 
 @dataclass(frozen=True)
@@ -26,25 +27,12 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Rival:
-    """A survivor that a candidate has to beat.
-
-    Attributes:
-        fitness: Its fitness.
-        scores: Its fitness on each probe.
-    """
-
-    fitness: float
-    scores: tuple[float, ...]
-
-
-@dataclass(frozen=True)
 class Trial:
     """A candidate to be measured, and what it is to be measured against.
 
     Attributes:
         candidate: The candidate.
-        rival: Whom it has to beat; None where its fitness is wanted whatever it is.
+        rival: Whom it has to beat, or be dropped early; None where it is scored on all probes whatever comes.
     """
 
     candidate: Candidate
@@ -60,12 +48,14 @@ class Outcome:
         denoiser_calls: Denoiser calls that were run.
         replayed_calls: Denoiser calls that were answered from memory instead.
         scores: The fitness on each probe, of which `fitness` is the mean; empty where there are no probes.
+        dropped: Whether `scores` holds only the first probes and `fitness` is an estimate (see `Racing`).
     """
 
     fitness: float
     denoiser_calls: int = 0
     replayed_calls: int = 0
     scores: tuple[float, ...] = ()
+    dropped: bool = False
 
 
 #: Measures a batch of trials, in this process or in others: yields each trial with its outcome and the seconds that it
@@ -97,6 +87,19 @@ class Scored:
         NaN compares false with everything and would leave a sort in an arbitrary order; it ranks as −inf.
         """
         return (-self.fitness if self.usable else math.inf, self.candidate.generation, self.levels)
+
+
+@dataclass(frozen=True)
+class Race:
+    """What the candidates of a generation run against.
+
+    Attributes:
+        rival: The schedule that they have to beat to matter, one that was scored on all probes.
+        racing: When they are dropped.
+    """
+
+    rival: Scored
+    racing: Racing
 
 
 @dataclass(frozen=True)
@@ -176,6 +179,13 @@ class ScheduleSearch(Protocol):
     @property
     def max_evaluations(self) -> int:
         """An upper bound of the number of schedules that will be evaluated."""
+
+    @property
+    def race(self) -> Race | None:
+        """What the candidates that wait run against; None where all of them are scored on all probes.
+
+        It is the same from the first candidate of a batch to the last, whatever has been told of them.
+        """
 
     def ask(self) -> list[Candidate]:
         """Return the candidates that wait for their fitness."""

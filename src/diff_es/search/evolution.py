@@ -21,7 +21,8 @@ import numpy as np
 from diff_es.errors import InputError
 from diff_es.registry import suggest
 from diff_es.schedule import Levels, ScheduleSpace
-from diff_es.search.base import Candidate, FitnessSummary, GenerationRecord, Scored
+from diff_es.search.base import Candidate, FitnessSummary, GenerationRecord, Race, Scored
+from diff_es.search.racing import Racing
 from diff_es.search.starts import START_KINDS, StartKind, random_composition, start_population
 
 
@@ -37,6 +38,8 @@ class EvolutionConfig:
         seed: Seed of everything random, 0 or more.
         max_redraws: How often a child that was seen before is drawn again before it is left out.
         starts: Kinds of start schedules; "random" fills up to survivors + offspring.
+        racing: When offspring are dropped before all probes are scored; None scores all of them. The start
+            population and a new one are always scored in full.
     """
 
     generations: int = 100
@@ -46,6 +49,7 @@ class EvolutionConfig:
     seed: int = 0
     max_redraws: int = 20
     starts: tuple[StartKind, ...] = START_KINDS
+    racing: Racing | None = None
 
     def __post_init__(self) -> None:
         least = {"generations": 0, "survivors": 1, "offspring": 1, "max_mutation": 1, "seed": 0, "max_redraws": 0}
@@ -142,6 +146,17 @@ class EvolutionarySearch:
     def history(self) -> tuple[GenerationRecord, ...]:
         """One record per finished generation, the start population's first."""
         return tuple(self._history)
+
+    @property
+    def race(self) -> Race | None:
+        """The worst survivor, where the waiting candidates are its offspring and have to beat it to survive.
+
+        With fewer survivors than there is room for, whoever comes next survives whatever its fitness.
+        """
+        full = len(self._population) == self.config.survivors
+        if self.config.racing is None or self._restarted or not full or not self._population[-1].usable:
+            return None
+        return Race(self._population[-1], self.config.racing)
 
     def ask(self) -> list[Candidate]:
         """Return the candidates of this generation whose fitness has not been told."""

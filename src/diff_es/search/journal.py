@@ -140,8 +140,8 @@ class Journal:
         """Return the sorted keys of all entries: equal for an uninterrupted and for a resumed search."""
         return sorted(entry.key for entry in self._entries.values())
 
-    def replayed(self, candidate: Candidate) -> float | None:
-        """Return the fitness that the journal holds for a candidate, or None.
+    def replayed(self, candidate: Candidate) -> Outcome | None:
+        """Return what the journal holds for a candidate, or None.
 
         Raises:
             ArtifactError: the schedule was evaluated at another place of the search, so the journal was not written
@@ -155,7 +155,7 @@ class Journal:
                 f"{self.path} was written by a search that went another way ({entry.candidate} there, {candidate} "
                 "here); resume with the versions that it was started with, or start in another folder."
             )
-        return entry.outcome.fitness
+        return entry.outcome
 
     def append(self, entry: JournalEntry) -> None:
         """Write one entry and push it to the disk.
@@ -303,6 +303,7 @@ def _entry_to_json(entry: JournalEntry) -> dict[str, Any]:
         "denoiser_calls": entry.outcome.denoiser_calls,
         "replayed_calls": entry.outcome.replayed_calls,
         "scores": [_number(score) for score in entry.outcome.scores],
+        "dropped": entry.outcome.dropped,
     }
 
 
@@ -313,6 +314,7 @@ def _entry_from_json(content: dict[str, Any]) -> JournalEntry:
         denoiser_calls=int(content["denoiser_calls"]),
         replayed_calls=int(content["replayed_calls"]),
         scores=tuple(float(score) for score in content["scores"]),
+        dropped=bool(content["dropped"]),
     )
     candidate = Candidate(levels, int(content["generation"]), int(content["child"]))
     return JournalEntry(candidate, outcome, float(content["seconds"]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -19,12 +19,13 @@ from diff_es.schedule import Levels, ScheduleSpace
 from diff_es.search.base import Candidate, Evaluator, GenerationRecord, Outcome, ScheduleSearch, Trial
 from diff_es.search.evolution import EvolutionarySearch, EvolutionConfig
 from diff_es.search.journal import Journal, JournalEntry, JournalHeader
+from diff_es.search.racing import Rival
 
 #: Hours of NaN would end in an arbitrary schedule, so a search stops at once where nothing works.
 _WAY_OUT = "Check the metric and the model's dtype (float16 overflows to NaN), or lower the sparsity."
 
-#: Measures a schedule; higher is better.
-Fitness: TypeAlias = Callable[[Levels], Outcome | float]
+#: Measures a schedule; higher is better. Takes its levels, and where there is a race also the `Rival`.
+Fitness: TypeAlias = Callable[..., Outcome | float]
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ def search_schedule(  # noqa: PLR0913
     """Find the schedule with the highest fitness by level-switch evolution.
 
     Args:
-        fitness: Measures one schedule. It must be a function of the levels alone; NaN means unusable.
+        fitness: Measures one schedule. It must be a function of the levels alone; NaN means unusable. With
+            `config.racing` it is also given the rival, and may drop the schedule after some probes.
         space: The schedules to search in.
         config: Settings of the evolution.
         journal: Where to write evaluations, and to take those from that an earlier run left.
@@ -86,7 +88,8 @@ def in_process(fitness: Fitness) -> Evaluator:
     def evaluate(trials: Sequence[Trial]) -> Iterator[tuple[Trial, Outcome, float]]:
         for trial in trials:
             start = time.perf_counter()
-            measured = fitness(trial.candidate.levels)
+            levels = trial.candidate.levels
+            measured = fitness(levels) if trial.rival is None else fitness(levels, trial.rival)
             outcome = measured if isinstance(measured, Outcome) else Outcome(measured)
             yield trial, outcome, time.perf_counter() - start
 
@@ -159,18 +162,39 @@ def _results(
     algorithm: ScheduleSearch, evaluate: Evaluator, journal: Journal | None
 ) -> Iterator[tuple[Candidate, float]]:
     """Yield the fitness of everything that the algorithm asks for: what the journal knows first, then new results."""
+    outcomes: dict[Levels, Outcome] = {}
     while not algorithm.done:
+        waiting, rival = algorithm.ask(), _rival(algorithm, outcomes)
         unknown = []
-        for candidate in algorithm.ask():
+        for candidate in waiting:
             known = journal.replayed(candidate) if journal is not None else None
             if known is None:
                 unknown.append(candidate)
             else:
-                yield candidate, known
-        for trial, outcome, seconds in _measured([Trial(candidate) for candidate in sampling_order(unknown)], evaluate):
+                outcomes[candidate.levels] = known
+                yield candidate, known.fitness
+        for trial, outcome, seconds in _measured(
+            [Trial(candidate, rival) for candidate in sampling_order(unknown)], evaluate
+        ):
             if journal is not None:
                 journal.append(JournalEntry(trial.candidate, outcome, seconds))
+            outcomes[trial.candidate.levels] = outcome
             yield trial.candidate, outcome.fitness
+
+
+def _rival(algorithm: ScheduleSearch, outcomes: Mapping[Levels, Outcome]) -> Rival | None:
+    """Return whom the waiting candidates run against, with its scores.
+
+    Raises:
+        InputError: the fitness gives no scores to race with.
+    """
+    race = algorithm.race
+    if race is None:
+        return None
+    scores = outcomes[race.rival.levels].scores
+    if not scores:
+        raise InputError("racing: the fitness gives no scores per probe (Outcome.scores); search without racing.")
+    return Rival(race.rival.fitness, scores, race.racing)
 
 
 def sampling_order(candidates: Sequence[Candidate]) -> list[Candidate]:
