@@ -12,6 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from diff_es.evaluation import environment
 
 ROOT = Path(__file__).parent.parent
@@ -21,8 +23,8 @@ def add_output_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, help="also write the result to this file")
 
 
-def finish(numbers: dict[str, Any], output: Path | None) -> None:
-    """Print and keep the numbers with command, commit, date and environment."""
+def finish(numbers: dict[str, Any], output: Path | None, device: str | None = None) -> None:
+    """Print and keep the numbers with command, commit, date and environment (by default that of a GPU, if any)."""
     # Where the result is written is the caller's affair, and may be a path of their machine.
     arguments = [a for a, before in zip(sys.argv[1:], sys.argv, strict=False) if "--json" not in (a, before)]
     command = shlex.join(["python", sys.argv[0], *arguments])
@@ -31,7 +33,7 @@ def finish(numbers: dict[str, Any], output: Path | None) -> None:
         "command": command,
         **_CODE,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "environment": asdict(environment()),
+        "environment": asdict(environment(None if device is None else torch.device(device))),
     }
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 import torch
 from damage import ON_OPENING, SHARD, poison
 from diffusers import DiTPipeline
+from torch import Tensor
 
 from diff_es.bank import Bank
 from diff_es.calibration import CalibrationStats
 from diff_es.denoisers import spec_of
 from diff_es.errors import ArtifactError
+from diff_es.pruning import BankConfig
+from diff_es.pruning.build import prune_stage
+from diff_es.pruning.trajectory import LayerTrajectory
 from support import METHODS, PLAN, tiny_bank, tiny_pipe, tiny_stats
 
 
@@ -49,6 +54,42 @@ def test_an_opened_bank_equals_the_one_in_memory(
                 for name, tensor in first.outputs.items():
                     assert torch.equal(tensor, second.outputs[name])
                     assert tensor.dtype == second.outputs[name].dtype
+
+
+class Counting(Mapping[str, Tensor]):
+    """Statistics that note how many trajectories are alive whenever one of their tensors is read."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self.tensors = tensors
+        self.alive: set[int] = set()
+
+    def __getitem__(self, name: str) -> Tensor:
+        gc.collect()
+        self.alive.add(sum(isinstance(found, LayerTrajectory) for found in gc.get_objects()))
+        return self.tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+
+def test_a_layer_is_freed_before_the_next_is_solved(pipe: DiTPipeline, stats: CalibrationStats, tmp_path: Path) -> None:
+    counting = Counting(stats.sets[1])
+    prune_stage(pipe, CalibrationStats((counting,), 3), BankConfig("obs", 4), 0, tmp_path)
+    assert counting.alive == {0}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_stage_alone_is_the_same(pipe: DiTPipeline, stats: CalibrationStats, method: str, tmp_path: Path) -> None:
+    bank = tiny_bank(pipe, method, stats=stats)
+    name, _, intercept = method.partition("+")
+    config = BankConfig(name, bank.num_levels, intercept=bool(intercept))
+    written = prune_stage(pipe, stats, config, 2, tmp_path)
+    assert list(files(tmp_path)) == ["stage-02.safetensors"]
+    assert set(written) == set(bank.shards[2])
+    assert all(torch.equal(written[key], tensor) for key, tensor in bank.shards[2].items())
 
 
 def test_a_shared_bank_is_one_shard(pipe: DiTPipeline, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from diffusers import DiTPipeline
 from torch import Tensor
 
 from diff_es.calibration import CalibrationConfig, CalibrationStats, LayerStatistics, SamplingSource, calibrate
-from diff_es.calibration.statistics import Moments
+from diff_es.calibration.collect import calibrate_stage
+from diff_es.calibration.statistics import Moments, SecondMoment
 from diff_es.denoisers import Layer, spec_of
 from diff_es.errors import ArtifactError, InputError
 from diff_es.sampling import Requests, SamplerConfig
@@ -105,6 +107,34 @@ def test_several_passes_give_the_same_bits(pipe: DiTPipeline, stats: Calibration
         InputError, match=rf"memory_limit={largest - 1} bytes is too small: .*\.ff alone needs {largest}"
     ):
         calibrate(pipe, tiny_source(), CalibrationConfig(PLAN, memory_limit=largest - 1))
+
+
+def test_what_is_written_is_not_kept(pipe: DiTPipeline, tmp_path: Path) -> None:
+    """With one layer per pass, no sum of an earlier pass or stage is left when the next one begins."""
+    alive: list[int] = []
+
+    class Counting:
+        def calls(self, pipe: Any, plan: StagePlan, stage: int | None) -> Iterator[dict[str, Any]]:
+            gc.collect()
+            alive.append(sum(isinstance(found, SecondMoment) for found in gc.get_objects()))
+            for call in tiny_source().calls(pipe, plan, stage):
+                alive.append(sum(isinstance(found, SecondMoment) for found in gc.get_objects()))
+                yield call
+
+    config = CalibrationConfig(PLAN, ("second_moment",), memory_limit=8 * 64 * 65)
+    calibrate(pipe, Counting(), config, tmp_path)
+    # The first call is asked for before the layers are watched, the second while one of them is.
+    assert alive == [0, 0, 1] * len(layers_of(pipe)) * PLAN.num_stages
+
+
+def test_one_stage_alone_is_the_same(pipe: DiTPipeline, stats: CalibrationStats, tmp_path: Path) -> None:
+    config = CalibrationConfig(PLAN)
+    alone = calibrate_stage(pipe, tiny_source(), config, 1, None)
+    written = calibrate_stage(pipe, tiny_source(), config, 1, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["stage-01.safetensors"]
+    for found in (alone, written):
+        assert set(found) == set(stats.sets[1])
+        assert all(torch.equal(found[name], stats.sets[1][name]) for name in found)
 
 
 def test_the_model_is_left_as_it_was(pipe: DiTPipeline) -> None:

@@ -27,13 +27,14 @@ def plain_obs(
             the memory allocator, so the benchmark times both.
 
     Returns:
-        Removal order, and per level the kept columns and the weight, (rows, columns) with removed columns zero.
+        Removal order, and per level the kept columns, on the CPU, and the weight, (rows, columns) with removed columns
+        zero.
     """
-    columns = hessian.shape[0]
     w = weight.double().clone()
-    damped = hessian.double() + damping * hessian.double().diagonal().mean() * torch.eye(columns, dtype=torch.float64)
+    damped = hessian.double().clone()
+    damped.diagonal().add_(damping * damped.diagonal().mean())
     inverse = torch.linalg.inv(damped)
-    alive = torch.ones(columns, dtype=torch.bool)
+    alive = torch.ones_like(damped.diagonal(), dtype=torch.bool)
     order: list[int] = []
     kept: list[torch.Tensor] = []
     weights: list[torch.Tensor] = []
@@ -55,6 +56,6 @@ def plain_obs(
             inverse[j, j] = 1.0  # keeps the score of a removed column finite until it is masked
             alive[j] = False
             order.append(j)
-        kept.append(alive.nonzero().flatten())
+        kept.append(alive.nonzero().flatten().cpu())
         weights.append(w.clone())
     return order, kept, weights

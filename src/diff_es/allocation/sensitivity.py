@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from diff_es.allocation.knapsack import Frontier
+from diff_es.calibration.sources import LiveSource
 from diff_es.denoisers import (
     check_plain_calls,
     count_macs,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from diff_es.bank import Bank
     from diff_es.calibration import CalibrationSource
     from diff_es.denoisers import Call
+    from diff_es.stages import StagePlan
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def measure_sensitivity(pipe: Any, bank: Bank, source: CalibrationSource, sample
     router = Router(denoiser, bank, mode="gather")
     highest = bank.num_levels
     levels = (0, highest) if bank.depth else tuple(range(highest + 1))
-    calls = [_rows(denoiser, _first_call(pipe, bank, source, stage), samples) for stage in range(bank.plan.num_stages)]
+    calls = [_rows(denoiser, call, samples) for call in _first_calls(pipe, bank.plan, source)]
     try:
         macs = _macs(denoiser, router, _rows(denoiser, calls[0], 1), levels)
         stages = track(range(bank.plan.num_stages), "Measuring sensitivity")
@@ -101,10 +103,14 @@ def measure_sensitivity(pipe: Any, bank: Bank, source: CalibrationSource, sample
     return Sensitivity(bank.layers, levels, errors, macs)
 
 
-def _first_call(pipe: Any, bank: Bank, source: CalibrationSource, stage: int) -> Call:
-    for call in source.calls(pipe, bank.plan, stage):
-        return call
-    raise InputError(f"The calibration source has no denoiser call in stage {stage} of the bank.")
+def _first_calls(pipe: Any, plan: StagePlan, source: CalibrationSource) -> list[Call]:
+    """The first call of every stage."""
+    if isinstance(source, LiveSource):
+        return source.first_calls(pipe, plan)
+    calls = [next(iter(source.calls(pipe, plan, stage)), None) for stage in range(plan.num_stages)]
+    if None in calls:
+        raise InputError(f"The calibration source has no denoiser call in stage {calls.index(None)} of the bank.")
+    return [call for call in calls if call is not None]
 
 
 def _stage_errors(

@@ -11,6 +11,7 @@ from diff_es.calibration.latents import encode as encode
 from diff_es.calibration.latents import encode_batch as encode_batch
 from diff_es.calibration.sources import CalibrationSource as CalibrationSource
 from diff_es.calibration.sources import DatasetSource as DatasetSource
+from diff_es.calibration.sources import LiveSource as LiveSource
 from diff_es.calibration.sources import SamplingSource as SamplingSource
 from diff_es.calibration.sources import first_step as first_step
 from diff_es.calibration.sources import record_calls as record_calls

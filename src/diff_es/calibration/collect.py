@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -9,21 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from diff_es.artifacts import claim
 from diff_es.calibration.importance import contributing, denoising_losses, importance, target_source
-from diff_es.calibration.observe import observed
-from diff_es.calibration.statistics import WHOLE_RUN, Statistic, bytes_needed, step_weights
+from diff_es.calibration.observe import drained, no_calls, observed, observed_stages
+from diff_es.calibration.passes import announced, forecast, layers_of, plan_passes
+from diff_es.calibration.sources import CountedSource, LiveSource
+from diff_es.calibration.statistics import WHOLE_RUN, Statistic, step_weights
 from diff_es.calibration.store import STEP_WEIGHTED, CalibrationStats, shard_name, tensor_names
 from diff_es.denoisers import (
     Fingerprint,
-    Layer,
     check_plain_calls,
     denoiser_of,
     dense_denoiser_of,
     fingerprint,
-    spec_of,
 )
 from diff_es.errors import InputError
 from diff_es.progress import track
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from diff_es.calibration.sources import CalibrationSource
+    from diff_es.denoisers import Call, Layer
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,8 @@ class CalibrationConfig:
             (Diff-Pruning; needs a source with targets, such as DatasetSource).
         shared: Collect one set over all timesteps and use it for every stage (the paper does so for SDXL).
         memory_limit: Bytes of device memory that second moments, or gradients, may take at once; when not all layers
-            fit, the model runs over the inputs several times.
+            fit, the model runs over the inputs several times. A source that samples fills as many stages at once as
+            fit.
     """
 
     stages: StagePlan
@@ -96,17 +101,59 @@ def calibrate(
     _check(pipe, source, config)
     if folder:
         claim(folder, _settings(pipe, config))
-    keys = config.keys
+    done = calibrate_stages(pipe, source, config, config.keys, folder)
+    return CalibrationStats(tuple(done[stage] for stage in config.keys), config.stages.num_stages)
+
+
+def calibrate_stages(
+    pipe: Any,
+    source: CalibrationSource,
+    config: CalibrationConfig,
+    stages: Sequence[int | None],
+    folder: Path | None,
+) -> dict[int | None, Mapping[str, Tensor]]:
+    """Collect the statistics of some of the stages, as `calibrate` does of all, which has checked the arguments.
+
+    Raises:
+        InputError: as `calibrate`.
+    """
+    done = _calibrate_live(pipe, source, config, stages, folder)
+    left = [stage for stage in stages if stage not in done]
     # A statistic of the whole run shows its own progress, step by step.
-    stages = keys if config.whole_run else track(keys, "Calibrating stages")
-    sets = tuple(calibrate_stage(pipe, source, config, stage, folder) for stage in stages)
-    return CalibrationStats(sets, config.stages.num_stages)
+    for stage in left if config.whole_run else track(left, "Calibrating stages"):
+        done[stage] = calibrate_stage(pipe, source, config, stage, folder)
+    return done
+
+
+def _calibrate_live(
+    pipe: Any,
+    source: CalibrationSource,
+    config: CalibrationConfig,
+    stages: Sequence[int | None],
+    folder: Path | None,
+) -> dict[int | None, Mapping[str, Tensor]]:
+    """Collect as many of the stages as the memory limit holds together, while the source samples, in one run.
+
+    Their calls are then neither kept nor run a second time. Stages that are left over, or whose layers need several
+    passes, are for `calibrate_stage`; the same run keeps their calls.
+    """
+    missing = [stage for stage in stages if folder is None or not (folder / shard_name(stage or 0)).exists()]
+    if not missing:
+        return {}
+    expected = forecast(pipe, config, sets=len(missing), live=isinstance(source, LiveSource))
+    logger.info("%s", expected)
+    watched, later = missing[: expected.live], missing[expected.live :]
+    if not watched or not isinstance(source, LiveSource):
+        return {}
+    layers = layers_of(pipe, config)
+    seen = observed_stages(pipe, source, config.stages, (layers, config.collect), (watched, later))
+    return {stage: _keep(drained(seen.pop(stage)), config, layers, stage, folder) for stage in watched}
 
 
 def missing_stages(pipe: Any, source: CalibrationSource, config: CalibrationConfig, folder: Path) -> list[int | None]:
-    """Prepare a folder as `calibrate` does, and return the stages that it lacks: `calibrate_stage` makes one.
+    """Prepare a folder as `calibrate` does, and return the stages that it lacks.
 
-    Several processes may make one each; `calibrate` finds them.
+    Several processes may then share them, by `calibrate_stages`; `calibrate` finds their files.
 
     Raises:
         UnsupportedModelError, InputError: as `calibrate`.
@@ -139,13 +186,24 @@ def calibrate_stage(
     Raises:
         InputError: the memory limit does not hold even one layer, or the source has no call in the stage.
     """
-    layers = _layers(pipe, config)
-    passes = _plan_passes(dense_denoiser_of(pipe), layers, config)
+    layers = layers_of(pipe, config)
+    passes = plan_passes(dense_denoiser_of(pipe), layers, config)
+    return _keep(_collect(pipe, source, config, stage, passes), config, layers, stage, folder)
+
+
+def _keep(
+    tensors: Iterator[tuple[str, Tensor]],
+    config: CalibrationConfig,
+    layers: Sequence[Layer],
+    stage: int | None,
+    folder: Path | None,
+) -> Mapping[str, Tensor]:
+    """Write the tensors of one set as they come, or gather them in memory; not at all where the file is there."""
     if folder is None:
-        return dict(_collect(pipe, source, config, stage, passes))
+        return dict(tensors)
     path = folder / shard_name(stage or 0)
     if not path.exists():
-        stream_tensors(path, tensor_names(layers, config.collect), _collect(pipe, source, config, stage, passes))
+        stream_tensors(path, tensor_names(layers, config.collect), tensors)
     return Shard(path)
 
 
@@ -161,43 +219,6 @@ class _Settings:
 
 def _settings(pipe: Any, config: CalibrationConfig) -> _Settings:
     return _Settings(fingerprint(dense_denoiser_of(pipe)), config.stages, config.collect, config.shared)
-
-
-def _layers(pipe: Any, config: CalibrationConfig) -> tuple[Layer, ...]:
-    """The layers that the wanted statistics speak of."""
-    denoiser = dense_denoiser_of(pipe)
-    spec = spec_of(denoiser)
-    width = spec.width_layers(denoiser) if set(config.collect) - {"similarity"} else ()
-    return width + (spec.blocks(denoiser) if "similarity" in config.collect else ())
-
-
-def _plan_passes(denoiser: nn.Module, layers: Sequence[Layer], config: CalibrationConfig) -> list[list[Layer]]:
-    """Cut the layers into runs whose second moments, or gradients, fit the memory limit together."""
-    passes: list[list[Layer]] = [[]]
-    used = 0
-    for layer in layers:
-        needed = _bytes_needed(denoiser, layer, config.collect)
-        if needed > config.memory_limit:
-            raise InputError(
-                f"memory_limit={config.memory_limit} bytes is too small: {layer.name} alone needs {needed} bytes."
-            )
-        if used + needed > config.memory_limit:
-            passes.append([])
-            used = 0
-        passes[-1].append(layer)
-        used += needed
-    return passes
-
-
-def _bytes_needed(denoiser: nn.Module, layer: Layer, collect: Sequence[Statistic]) -> int:
-    """The device memory that a layer takes while its statistics accumulate, where that is much."""
-    if "importance" in collect:
-        linears = (denoiser.get_submodule(path) for path in (*layer.inputs, *layer.outputs))
-        return sum(4 * parameter.numel() for linear in linears for parameter in linear.parameters())
-    if layer.kind == "block" or {"second_moment", "step_weighted_moment"}.isdisjoint(collect):
-        return 0
-    # The weighted sum over steps is as large as the sum of one step, which it is kept beside.
-    return bytes_needed(denoiser, layer) * (2 if "step_weighted_moment" in collect else 1)
 
 
 def _collect(
@@ -262,13 +283,12 @@ def _collect_stage(
         # Ask before watching: a source may run the model to make its first call, which must not be counted.
         first = next(calls, None)
         if first is None:
-            raise InputError(
-                f"The calibration source has no denoiser call in stage {stage}; sample it with the steps that the "
-                f"stages were made for ({len(config.stages.timesteps)})."
-            )
+            raise no_calls(config.stages, stage)
         with observed(denoiser, layers, config.collect) as accumulators:
-            for call in chain([first], calls):
+            every: Iterator[Call] = chain([first], calls)
+            if isinstance(source, CountedSource):
+                count = source.num_calls(config.stages, stage) * len(passes)
+                every = announced(every, count, f"Calibrating {'all stages' if stage is None else f'stage {stage}'}")
+            for call in every:
                 denoiser(**call)
-        while accumulators:
-            for name, tensor in accumulators.pop(0).tensors().items():
-                yield name, tensor.cpu()
+        yield from drained(accumulators)

@@ -38,6 +38,30 @@ class TargetSource(Protocol):
         """Yield calls at one timestep, each with the output of least loss, (rows, C, h, w); repeatable."""
 
 
+@runtime_checkable
+class CountedSource(Protocol):
+    """Knows how many calls it yields, once it has yielded the first."""
+
+    def num_calls(self, plan: StagePlan, stage: int | None) -> int:
+        """Return the number of calls of a stage, or of all timesteps."""
+
+
+@runtime_checkable
+class LiveSource(Protocol):
+    """Meets its calls while the pipeline samples, so that statistics can be collected at that very moment."""
+
+    def run(self, pipe: Any, enter: Callable[[float], bool]) -> None:
+        """Sample everything once.
+
+        Args:
+            pipe: The dense pipeline.
+            enter: Hears the timestep of each call (train units) before it runs; whether `calls` will want it.
+        """
+
+    def first_calls(self, pipe: Any, plan: StagePlan) -> list[Call]:
+        """Return the first call of every stage, as `calls` would yield it, without sampling everything."""
+
+
 @dataclass
 class DatasetSource:
     """SNR-aware calibration (paper §3.3): clean latents, noised to a timestep drawn inside the stage.
@@ -81,6 +105,10 @@ class DatasetSource:
             noisy = add_noise(pipe.scheduler, clean, noise, timesteps)
             for template in templates:
                 yield _filled(denoiser_of(pipe), template, noisy, timesteps)
+
+    def num_calls(self, plan: StagePlan, stage: int | None) -> int:  # noqa: ARG002 (every stage has as many)
+        """Return the number of calls of a stage; 0 before the first is made."""
+        return sum(len(templates) for templates in self._templates)
 
     def targets(self, pipe: Any, timestep: float) -> Iterator[tuple[Call, Tensor]]:
         """Yield calls at one timestep, each with what the denoiser should predict there.
@@ -186,20 +214,81 @@ class SamplingSource:
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     batch_size: int = 64
     _recorded: list[tuple[float, Call]] = field(default_factory=list, init=False, repr=False)
+    #: Timesteps whose calls a run did not keep; None before the first run.
+    _left_out: set[float] | None = field(default=None, init=False, repr=False)
 
     def calls(self, pipe: Any, plan: StagePlan, stage: int | None) -> Iterator[Call]:
-        """Yield the recorded calls of the stage; the first request samples them all."""
-        if not self._recorded:
-            for batch in self.requests.batches(self.batch_size):
-                self._recorded += record_calls(pipe, batch, self.sampler)
+        """Yield the calls of the stage; those that no run has kept yet are sampled first, all stages together."""
+        if self._left_out is None or any(_lies_in(plan, stage, timestep) for timestep in self._left_out):
+            self.run(pipe, lambda _: True)
         device = next(denoiser_of(pipe).parameters()).device
         for timestep, call in self._recorded:
-            if stage is None or plan.stage_at(timestep) == stage:
+            if _lies_in(plan, stage, timestep):
                 yield on_device(call, device)
+
+    def num_calls(self, plan: StagePlan, stage: int | None) -> int:
+        """Return the number of calls of a stage that are kept."""
+        return sum(_lies_in(plan, stage, timestep) for timestep, _ in self._recorded)
+
+    def run(self, pipe: Any, enter: Callable[[float], bool]) -> None:
+        """Sample everything once; the calls that `enter` asks for replace those that were kept."""
+        self._recorded, left_out = [], set[float]()
+
+        def wanted(timestep: float) -> bool:
+            keep = enter(timestep)
+            if not keep:
+                left_out.add(timestep)
+            return keep
+
+        batches: list[ImageRequests] = list(self.requests.batches(self.batch_size))
+        for batch in track(batches, "Sampling calibration runs"):
+            self._recorded += record_calls(pipe, batch, self.sampler, wanted=wanted)
+        self._left_out = left_out
+
+    def first_calls(self, pipe: Any, plan: StagePlan) -> list[Call]:
+        """Return the first call of every stage, from what is kept or else from one batch.
+
+        Raises:
+            InputError: a stage has none.
+        """
+        known = self._recorded
+        if self._left_out is None or self._left_out:
+            known = self._first_of_each_stage(pipe, plan)
+        device = next(denoiser_of(pipe).parameters()).device
+        first = {plan.stage_at(timestep): call for timestep, call in reversed(known)}
+        for stage in range(plan.num_stages):
+            if stage not in first:
+                raise InputError(f"The calibration source has no denoiser call in stage {stage} of the bank.")
+        return [on_device(first[stage], device) for stage in range(plan.num_stages)]
+
+    def _first_of_each_stage(self, pipe: Any, plan: StagePlan) -> list[tuple[float, Call]]:
+        met: set[int] = set()
+
+        def is_first(timestep: float) -> bool:
+            stage = plan.stage_at(timestep)
+            new = stage not in met
+            met.add(stage)
+            return new
+
+        batches: list[ImageRequests] = list(self.requests.batches(self.batch_size))
+        return record_calls(pipe, batches[0], self.sampler, wanted=is_first)
+
+
+def _lies_in(plan: StagePlan, stage: int | None, timestep: float) -> bool:
+    return stage is None or plan.stage_at(timestep) == stage
+
+
+def _every(_: float) -> bool:
+    return True
 
 
 def record_calls(
-    pipe: Any, requests: ImageRequests, sampler: SamplerConfig, *, only_first_step: bool = False
+    pipe: Any,
+    requests: ImageRequests,
+    sampler: SamplerConfig,
+    *,
+    only_first_step: bool = False,
+    wanted: Callable[[float], bool] = _every,
 ) -> list[tuple[float, Call]]:
     """Sample once and return the denoiser's calls with their timesteps (train units), kept on the CPU.
 
@@ -208,6 +297,7 @@ def record_calls(
         requests: What to sample.
         sampler: Steps and guidance.
         only_first_step: Stop where the second step begins.
+        wanted: Asked with the timestep of each call before it runs; the others are not kept.
     """
     denoiser = denoiser_of(pipe)
     spec = spec_of(denoiser)
@@ -217,6 +307,8 @@ def record_calls(
         timestep = spec.timestep(denoiser, args, kwargs)
         if only_first_step and recorded and recorded[0][0] != timestep:
             raise _Enough
+        if not wanted(timestep):
+            return
         names = _argument_names(denoiser)
         recorded.append((timestep, on_device({**dict(zip(names, args, strict=False)), **kwargs}, "cpu")))
 

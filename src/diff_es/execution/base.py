@@ -73,6 +73,10 @@ class Executor(Protocol[W]):
     workers makes a task fail.
     """
 
+    @property
+    def count(self) -> int:
+        """Number of workers."""
+
     def run(self, tasks: Sequence[Task[W]]) -> Iterator[Ended[W]]:
         """Yield every task once, in the order in which they end.
 

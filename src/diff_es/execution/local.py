@@ -18,6 +18,11 @@ class LocalExecutor(Generic[W]):
         """Take the worker, which this process goes on to own."""
         self._worker = worker
 
+    @property
+    def count(self) -> int:
+        """One: this process."""
+        return 1
+
     def run(self, tasks: Sequence[Task[W]]) -> Iterator[Done[W]]:
         """Yield every task when it is done."""
         for task in tasks:

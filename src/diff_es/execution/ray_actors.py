@@ -134,6 +134,11 @@ class RayExecutor(Generic[W]):
         self._ledger = Ledger(patience)
         self._slots = [self._new_slot() for _ in range(count)]
 
+    @property
+    def count(self) -> int:
+        """Number of workers, those included that are being opened."""
+        return len(self._slots)
+
     def close(self) -> None:
         """End all workers."""
         for slot in self._slots:

@@ -57,9 +57,9 @@ def build_bank(
 
 
 def missing_stages(pipe: Any, stats: CalibrationStats, plan: StagePlan, config: BankConfig, folder: Path) -> list[int]:
-    """Prepare a folder as `build_bank` does, and return the stages that it lacks: `prune_stage` makes one.
+    """Prepare a folder as `build_bank` does, and return the stages that it lacks.
 
-    Several processes may make one each; `build_bank` finds them.
+    Several processes may then share them, by `prune_stage`; `build_bank` finds their files.
 
     Raises:
         InputError: as `build_bank`.
@@ -128,8 +128,8 @@ def _stage_tensors(
     dtype = next(denoiser.parameters()).dtype
     for layer in layers:
         parameters = dict(_parameters(denoiser, (*layer.inputs, *layer.outputs)))
-        trajectory = pruner.trajectory(layer, parameters, stats.of(stage, layer), config)
-        yield from _tensors(layer, trajectory, config, dtype)
+        # No name for the trajectory here: it would live on while the next one is solved.
+        yield from _tensors(layer, pruner.trajectory(layer, parameters, stats.of(stage, layer), config), config, dtype)
 
 
 def _parameters(denoiser: nn.Module, paths: Iterable[str]) -> Iterable[tuple[str, Tensor]]:

@@ -116,21 +116,24 @@ class ChannelSolver:
         scores = torch.empty_like(energy)
         chosen = []
         for step in range(size):
-            j = int(torch.div(energy, pivots, out=scores).argmin())  # eq. 3; the first of equals
+            # The choice stays a tensor, (1,): as a number it would make the host wait for a GPU at every removal.
+            j = torch.div(energy, pivots, out=scores).argmin(dim=0, keepdim=True)  # eq. 3; the first of equals
             chosen.append(j)
             past = factor[:step]
-            row = torch.addmv(self._stored[j], past.T, past[:, j], alpha=-1)  # row j of the current S
-            torch.mul(row, pivots[j].rsqrt(), out=factor[step])
+            own = past.index_select(1, j).flatten()  # u_j of the block's removals so far
+            row = torch.addmv(
+                self._stored.index_select(0, j).flatten(), past.T, own, alpha=-1
+            )  # row j of the current S
+            torch.mul(row, pivots.index_select(0, j).rsqrt(), out=factor[step])
             u, v = factor[step, :width], factor[step, width:]
             mix = factor[: step + 1, width:].mv(v)  # V v; its last entry is ||v||^2
             mix[-1] *= 0.5
             overlap = weight_t.mv(v).addmv_(factor[: step + 1, :width].T, mix, alpha=-1)  # W_:j . v - u_j ||v||^2 / 2
-            energy.addcmul_(u, overlap, value=-2)
-            pivots.addcmul_(u, u, value=-1)
-            energy[j], pivots[j] = math.inf, 1.0
+            energy.addcmul_(u, overlap, value=-2).index_fill_(0, j, math.inf)
+            pivots.addcmul_(u, u, value=-1).index_fill_(0, j, 1.0)
         if bool((pivots <= 0).any()):
             raise IndefiniteError("the inverse Hessian is no longer positive definite")
-        positions = torch.tensor(chosen, device=factor.device)
+        positions = torch.cat(chosen)
         self._removed.append(self._columns[positions])
         self._apply(factor, positions, width)
 

@@ -5,10 +5,11 @@ Weights are not looked at, so a denoiser on the meta device, of whatever size, i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from diff_es.calibration.passes import MOMENTS, stored_bytes
 from diff_es.calibration.statistics import bytes_needed
 from diff_es.pruning import pruners
 from diff_es.schedule import groups_removed
@@ -16,13 +17,10 @@ from diff_es.schedule import groups_removed
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from diff_es.calibration.statistics import Statistic
     from diff_es.denoisers import Layer
 
 #: Bytes that the header of a safetensors file spends on one tensor, about.
 ENTRY = 100
-#: Statistics of which calibration keeps whole matrices; a pruner that reads one compensates, at every level.
-_MOMENTS = {"second_moment", "step_weighted_moment"}
 
 
 @dataclass(frozen=True)
@@ -68,9 +66,9 @@ def footprint(  # noqa: PLR0913 (the settings of a run that sizes depend on)
     """
     pruner = pruners[method]
     sets = 1 if shared or pruner.one_set else stages
-    compensated = not _MOMENTS.isdisjoint(pruner.needs)
+    compensated = not MOMENTS.isdisjoint(pruner.needs)
     sizes = _Sizes(denoiser, num_levels, compensated, intercept)
-    statistics = [size for layer in layers for size in sizes.statistics(layer, pruner.needs)]
+    statistics = [size for layer in layers for size in stored_bytes(denoiser, layer, pruner.needs)]
     # A bank of blocks is the order in which they leave, int64, and nothing else.
     bank = [8 * len(layers)] if pruner.depth else [size for layer in layers for size in sizes.trajectory(layer)]
     thin = [size for layer in layers for size in sizes.level(layer, 0)]
@@ -92,19 +90,6 @@ class _Sizes:
     num_levels: int
     compensated: bool
     intercept: bool
-
-    def statistics(self, layer: Layer, needs: Collection[Statistic]) -> Iterator[int]:
-        """What calibration keeps, float32."""
-        if not _MOMENTS.isdisjoint(needs):
-            for columns in (self._weight(path).shape[1] for path in layer.outputs):
-                yield from (4 * columns**2, 4 * columns, 4)
-        if "input_norms" in needs:
-            yield from (4 * self._weight(path).shape[1] for path in layer.scored)
-        if "importance" in needs:
-            yield from (4 * self._weight(path).shape[0] for path in layer.inputs)
-            yield from (4 * self._weight(path).shape[1] for path in layer.outputs)
-        if "similarity" in needs:
-            yield 4
 
     def trajectory(self, layer: Layer) -> Iterator[int]:
         """What the bank keeps: the order, int64, and weights by level."""

@@ -7,6 +7,7 @@ that was scored. The folder is written by one process at a time.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -182,9 +183,9 @@ class Session:
             calibrate_stages(self.workers, collect.missing_stages(self.pipe, self.source, config, folder))
         return calibrate(self.pipe, self.source, config, folder)
 
-    def calibrate_stage(self, stage: int | None) -> None:
-        """Write the statistics of one stage, or the one set of all."""
-        collect.calibrate_stage(self.pipe, self.source, self.calibration_config, stage, self.stock / "calibration")
+    def calibrate_stages(self, stages: Sequence[int | None]) -> None:
+        """Write the statistics of some stages, or the one set of all."""
+        collect.calibrate_stages(self.pipe, self.source, self.calibration_config, stages, self.stock / "calibration")
 
     @property
     def calibration_config(self) -> CalibrationConfig:

@@ -26,14 +26,14 @@ Workers: TypeAlias = "Executor[SessionWorker]"
 
 
 @dataclass(frozen=True)
-class CalibrateStage:
-    """Collect the statistics of one stage; None for one set of all timesteps."""
+class CalibrateStages:
+    """Collect the statistics of some stages; None stands for one set of all timesteps."""
 
-    stage: int | None
+    stages: tuple[int | None, ...]
 
     def __call__(self, worker: SessionWorker) -> None:
         """Write them."""
-        worker.session.calibrate_stage(self.stage)
+        worker.session.calibrate_stages(self.stages)
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,11 @@ class MakeImages:
 
 
 def calibrate_stages(workers: Workers, stages: Sequence[int | None]) -> None:
-    """Collect statistics of stages."""
-    names = ["all stages" if stage is None else f"stage {stage}" for stage in stages]
-    tasks = [
-        Task(f"calibration of {name}", "calibration", CalibrateStage(stage))
-        for name, stage in zip(names, stages, strict=True)
-    ]
-    _all_done(workers, tasks, "Calibrating stages")
+    """Collect statistics of stages, as many together as there are for each worker: one sampling run fills them all."""
+    size = max(1, math.ceil(len(stages) / workers.count))
+    parts = [tuple(stages[first : first + size]) for first in range(0, len(stages), size)]
+    tasks = [Task(f"calibration of stages {part}", "calibration", CalibrateStages(part)) for part in parts]
+    _all_done(workers, tasks, "Calibrating")
 
 
 def prune_stages(workers: Workers, stages: Sequence[int]) -> None:
