@@ -285,8 +285,8 @@ def main() -> None:
     stopped_by = _end_on_signals()
     try:
         app(prog_name="diff-es")
-    except Exception as error:
-        # Extensions in C may turn the end of the program into an error of theirs.
+    except (Exception, SystemExit) as error:
+        # Extensions in C may turn the end of the program into an error, or an exit code (Ray), of theirs.
         if stopped_by:
             sys.exit(_exit_code(stopped_by[0]))
         if not isinstance(error, DiffESError):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -140,3 +142,38 @@ def test_ray_is_left_as_it_was() -> None:
         assert signal.getsignal(signal.SIGTERM) is before
     assert ray.is_initialized()
     assert ray_driver.print_to_stdstream.__module__ == "diff_es.execution.ray_cluster"
+
+
+_PROGRAM = """
+import sys
+from diff_es import cli
+from diff_es.execution import RayWorkers, Task
+from execution.works import MakeList, Square, WhoAmI
+
+def work(**_):
+    with RayWorkers(2).start(MakeList(), gpus=False) as workers:
+        for end in workers.run([Task(f"who {n}", "who", WhoAmI()) for n in range(2)]):
+            print(end.value, flush=True)
+        list(workers.run([Task("endless", "square", Square(0, 600.0))]))
+
+cli.app = work
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow)],
+    ids=["TERM", "KILL"],
+)
+def test_a_program_that_is_ended_takes_its_workers_with_it(number: int, code: int) -> None:
+    command = [sys.executable, "-c", _PROGRAM]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        workers = [int(program.stdout.readline()) for _ in range(2)]
+        program.send_signal(number)
+        assert program.wait(timeout=60) == code
+    patience = time.monotonic() + 30
+    while not all(map(is_gone, workers)):
+        assert time.monotonic() < patience
+        time.sleep(0.05)
