@@ -237,5 +237,8 @@ class RayExecutor(Generic[W]):
 
 def _cause(error: RayError) -> str:
     """Return what Ray knows of a death, without its names for the worker and its guesses."""
-    text = " ".join(str(error).split())
-    return text.rpartition("The actor is dead because ")[2].partition(" Some common causes")[0]
+    lines = str(error).strip().splitlines()
+    text = " ".join(" ".join(lines).split())
+    _, known, rest = text.partition("The actor is dead because ")
+    # Else Ray could not even make the host there: the last line is the exception.
+    return rest.partition(" Some common causes")[0] if known else lines[-1]
