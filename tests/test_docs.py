@@ -38,7 +38,10 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 WITH_PYTHON = [
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("python-api", "run-directory", "baselines", "reproduce")),
+    *(
+        ROOT / "docs" / f"{name}.md"
+        for name in ("python-api", "run-directory", "baselines", "reproduce", "distributed")
+    ),
 ]
 #: Folders of somebody's own machine.
 PRIVATE = re.compile(r"(?<![\w.])/(?:home|root|tmp|work|mnt|Users)/")

@@ -26,7 +26,7 @@ ROWS: tuple[frozenset[str], ...] = tuple(
         "recipe timesteps",
         "images prompts sampling schedulers tensors",
         "stages schedule versions",
-        "artifacts registry progress",
+        "artifacts execution registry progress",
         "errors",
     )
 )
@@ -89,7 +89,7 @@ def test_rooms_that_must_not_know_each_other(room: str, forbidden: set[str]) -> 
             assert not imported_rooms(path) & forbidden, path
 
 
-@pytest.mark.parametrize("room", ["search", "schedule", "stages", "registry", "errors", "progress"])
+@pytest.mark.parametrize("room", ["search", "schedule", "stages", "registry", "errors", "progress", "execution"])
 def test_no_torch_behind_these_rooms(room: str) -> None:
     """Follows the imports through the package (its own `__init__` aside, which offers everything)."""
     waiting, seen = {room}, set[str]()

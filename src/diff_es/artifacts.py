@@ -28,6 +28,7 @@ T = TypeVar("T")
 MANIFEST = "manifest.json"
 SETTINGS = "settings.json"
 _MAX_JSON_BYTES = 64 * 2**20
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 
 
 def write_record(path: Path, record: object) -> None:
@@ -177,6 +178,18 @@ def claim(folder: Path, settings: object) -> None:
         raise InputError(f"{folder} holds files of unknown settings; choose another folder or remove it.")
     folder.mkdir(parents=True, exist_ok=True)
     write_record(path, settings)
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a name is one under which a file or folder is written until it is complete."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes were writing below a folder; no one else may be writing there now."""
+    for path in list(folder.rglob(".*.tmp")):
+        if is_leftover(path):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 @contextmanager

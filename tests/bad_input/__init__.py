@@ -15,6 +15,7 @@ TOPICS = (
     "disk",
     "artefacts",
     "run_folders",
+    "workers",
 )
 
 for _topic in TOPICS:

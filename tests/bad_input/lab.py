@@ -16,6 +16,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from diff_es.execution import RayWorkers
 from diff_es.recipe import Recipe
 from diff_es.routing import load
 from diff_es.run import Session, compress
@@ -54,6 +55,13 @@ class Lab:
         recipe = self.parse(**changes)
         try:
             compress(recipe, self.run_folder)
+        finally:
+            assert not self.run_folder.exists()
+
+    def refused_with(self, workers: RayWorkers) -> None:
+        """Ask for workers that are refused: nothing may be written."""
+        try:
+            compress(self.finished.recipe, self.run_folder, workers=workers)
         finally:
             assert not self.run_folder.exists()
 

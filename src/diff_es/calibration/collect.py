@@ -73,6 +73,11 @@ class CalibrationConfig:
         """Whether the statistic is one of the whole run, with one set for all stages."""
         return not WHOLE_RUN.isdisjoint(self.collect)
 
+    @property
+    def keys(self) -> Sequence[int | None]:
+        """The stage of each set of statistics; None for one over all timesteps."""
+        return [None] if self.shared or self.whole_run else list(range(self.stages.num_stages))
+
 
 def calibrate(
     pipe: Any, source: CalibrationSource, config: CalibrationConfig, folder: Path | None = None
@@ -93,18 +98,31 @@ def calibrate(
     """
     if not config.collect:
         return CalibrationStats(({},), config.stages.num_stages)
-    check_plain_calls(dense_denoiser_of(pipe), "Calibration")
-    if "importance" in config.collect:
-        target_source(source)
+    _check(pipe, source, config)
     if folder:
         claim(folder, _settings(pipe, config))
-    keys = [None] if config.shared or config.whole_run else list(range(config.stages.num_stages))
-    done = _calibrate_live(pipe, source, config, keys, folder)
-    left = [stage for stage in keys if stage not in done]
+    done = calibrate_stages(pipe, source, config, config.keys, folder)
+    return CalibrationStats(tuple(done[stage] for stage in config.keys), config.stages.num_stages)
+
+
+def calibrate_stages(
+    pipe: Any,
+    source: CalibrationSource,
+    config: CalibrationConfig,
+    stages: Sequence[int | None],
+    folder: Path | None,
+) -> dict[int | None, Mapping[str, Tensor]]:
+    """Collect the statistics of some of the stages, as `calibrate` does of all, which has checked the arguments.
+
+    Raises:
+        InputError: as `calibrate`.
+    """
+    done = _calibrate_live(pipe, source, config, stages, folder)
+    left = [stage for stage in stages if stage not in done]
     # A statistic of the whole run shows its own progress, step by step.
     for stage in left if config.whole_run else track(left, "Calibrating stages"):
         done[stage] = calibrate_stage(pipe, source, config, stage, folder)
-    return CalibrationStats(tuple(done[stage] for stage in keys), config.stages.num_stages)
+    return done
 
 
 def _calibrate_live(
@@ -130,6 +148,27 @@ def _calibrate_live(
     layers = layers_of(pipe, config)
     seen = observed_stages(pipe, source, config.stages, (layers, config.collect), (watched, later))
     return {stage: _keep(drained(seen.pop(stage)), config, layers, stage, folder) for stage in watched}
+
+
+def missing_stages(pipe: Any, source: CalibrationSource, config: CalibrationConfig, folder: Path) -> list[int | None]:
+    """Prepare a folder as `calibrate` does, and return the stages that it lacks.
+
+    Several processes may then share them, by `calibrate_stages`; `calibrate` finds their files.
+
+    Raises:
+        UnsupportedModelError, InputError: as `calibrate`.
+    """
+    if not config.collect:
+        return []
+    _check(pipe, source, config)
+    claim(folder, _settings(pipe, config))
+    return [stage for stage in config.keys if not (folder / shard_name(stage or 0)).exists()]
+
+
+def _check(pipe: Any, source: CalibrationSource, config: CalibrationConfig) -> None:
+    check_plain_calls(dense_denoiser_of(pipe), "Calibration")
+    if "importance" in config.collect:
+        target_source(source)
 
 
 def calibrate_stage(

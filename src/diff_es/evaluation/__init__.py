@@ -26,7 +26,7 @@ from diff_es.evaluation.latency import (
 from diff_es.evaluation.memory import MemoryRecord, compare_memory
 from diff_es.evaluation.quality import ImageScores, Quality, agreement, assess, fidelity, measurements
 from diff_es.evaluation.records import Evaluation, Measurement, Protocol, Samples, ScheduleEvaluation
-from diff_es.evaluation.store import StoredSamples, stored
+from diff_es.evaluation.store import StoredSamples, make_chunk, missing_chunks, stored
 
 __all__ = [
     "Contender",
@@ -57,10 +57,12 @@ __all__ = [
     "generate",
     "interval",
     "look_at",
+    "make_chunk",
     "measure_batch_sizes",
     "measure_costs",
     "measure_latency",
     "measurements",
+    "missing_chunks",
     "over_seeds",
     "routing_contender",
     "speedup",

@@ -192,6 +192,31 @@ def stored(  # noqa: PLR0913 (where, what, how)
     return StoredSamples(folder, tuple(chunks))
 
 
+def missing_chunks(folder: Path, requests: R, *, settings: object, chunk: int) -> list[int]:
+    """Prepare a folder as `stored` does, and return which chunks it lacks; see `make_chunk`.
+
+    Raises:
+        InputError, ArtifactError: as `stored`.
+    """
+    chunks = _claim(folder, requests, settings, chunk)
+    return [index for index, own in enumerate(chunks) if not own.path.exists()]
+
+
+def make_chunk(  # noqa: PLR0913 (where, what, how)
+    folder: Path, requests: R, produce: Callable[[R], Mapping[str, Tensor]], index: int, *, chunk: int, batch_size: int
+) -> None:
+    """Sample one of the chunks that `missing_chunks` named, unless another process has it in work.
+
+    Raises:
+        InputError, ArtifactError: as `stored`.
+    """
+    own, part = list(_chunks(folder, requests, chunk).items())[index]
+    with held(own.lock) as mine:
+        if mine and not own.path.exists():
+            for _ in _make(own, part, produce, batch_size):
+                pass
+
+
 def check_stored(folder: Path, seeds: Sequence[int]) -> int:
     """Read all samples of a folder that `stored` has filled, and compare them with their checksums.
 
@@ -238,10 +263,7 @@ def _claim(folder: Path, requests: R, settings: object, size: int) -> dict[_Chun
             claim(folder, settings)
         finally:
             lock.unlink(missing_ok=True)
-    chunks = {}
-    for index, part in enumerate(requests.batches(size)):
-        path = folder / f"{index * size:06d}-{index * size + len(part) - 1:06d}.safetensors"
-        chunks[_Chunk(path, part.seeds)] = part
+    chunks = _chunks(folder, requests, size)
     strangers = {path.name for path in folder.glob("*.safetensors")} - {own.path.name for own in chunks}
     if strangers:
         raise InputError(
@@ -249,6 +271,15 @@ def _claim(folder: Path, requests: R, settings: object, size: int) -> dict[_Chun
             "another folder."
         )
     _check_layouts([own for own in chunks if own.path.exists()])
+    return chunks
+
+
+def _chunks(folder: Path, requests: R, size: int) -> dict[_Chunk, R]:
+    """Cut the requests into the files of a folder."""
+    chunks = {}
+    for index, part in enumerate(requests.batches(size)):
+        path = folder / f"{index * size:06d}-{index * size + len(part) - 1:06d}.safetensors"
+        chunks[_Chunk(path, part.seeds)] = part
     return chunks
 
 

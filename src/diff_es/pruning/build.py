@@ -51,12 +51,40 @@ def build_bank(
         InputError: the folder was made with other settings, the statistics are of other stages or lack what the
             pruner needs, or no damping helps a Hessian.
     """
+    info = _described(pipe, stats, plan, config)
+    if folder:
+        claim(folder, info)
+    _announce(pipe, config, [stage for stage in range(len(stats.sets)) if _is_missing(folder, stage)])
+    stages = track(range(len(stats.sets)), "Pruning stages")
+    shards = tuple(prune_stage(pipe, stats, config, stage, folder) for stage in stages)
+    if folder:
+        info = replace(info, versions=versions(), files=list_files(folder))
+        write_manifest(folder, info)
+    return Bank(info, shards)
+
+
+def missing_stages(pipe: Any, stats: CalibrationStats, plan: StagePlan, config: BankConfig, folder: Path) -> list[int]:
+    """Prepare a folder as `build_bank` does, and return the stages that it lacks.
+
+    Several processes may then share them, by `prune_stage`; `build_bank` finds their files.
+
+    Raises:
+        InputError: as `build_bank`.
+    """
+    claim(folder, _described(pipe, stats, plan, config))
+    missing = [stage for stage in range(len(stats.sets)) if _is_missing(folder, stage)]
+    _announce(pipe, config, missing)
+    return missing
+
+
+def _described(pipe: Any, stats: CalibrationStats, plan: StagePlan, config: BankConfig) -> BankInfo:
+    """Describe a bank, without its files."""
     if stats.num_stages != plan.num_stages:
         raise InputError(f"The statistics have {stats.num_stages} stages, the plan {plan.num_stages}.")
     denoiser = dense_denoiser_of(pipe)
     layers = config.layers(denoiser)
     multiple = config.multiple_for(denoiser)
-    info = BankInfo(
+    return BankInfo(
         format=FORMAT,
         fingerprint=fingerprint(denoiser),
         method=config.method,
@@ -71,23 +99,16 @@ def build_bank(
             **({"width_multiple": multiple} if multiple > 1 else {}),
         },
     )
-    if folder:
-        claim(folder, info)
-    _announce(denoiser, layers, config, [stage for stage in range(len(stats.sets)) if _is_missing(folder, stage)])
-    stages = track(range(len(stats.sets)), "Pruning stages")
-    shards = tuple(prune_stage(pipe, stats, config, stage, folder) for stage in stages)
-    if folder:
-        info = replace(info, versions=versions(), files=list_files(folder))
-        write_manifest(folder, info)
-    return Bank(info, shards)
 
 
 def _is_missing(folder: Path | None, stage: int) -> bool:
     return folder is None or not (folder / shard_name(stage)).exists()
 
 
-def _announce(denoiser: nn.Module, layers: Sequence[Layer], config: BankConfig, stages: Sequence[int]) -> None:
+def _announce(pipe: Any, config: BankConfig, stages: Sequence[int]) -> None:
     """Say what the stages will take, and what rounding leaves in, where that is worth a line."""
+    denoiser = dense_denoiser_of(pipe)
+    layers = config.layers(denoiser)
     lost = lost_to_rounding(layers, config.num_levels)
     if stages and lost:
         what = f"Widths in multiples of {config.multiple_for(denoiser)}"

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import re
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diff_es.artifacts import locked, write_bytes
+from diff_es.artifacts import is_leftover, locked, remove_leftovers, write_bytes
 from diff_es.bank import Pruned
 from diff_es.baselines import three_stage
 from diff_es.errors import InputError
 from diff_es.evaluation import Evaluation
+from diff_es.execution import LocalExecutor, RayWorkers
 from diff_es.recipe import Recipe
 from diff_es.report import write_report
 from diff_es.run.judges import known_judge
-from diff_es.run.measure import DENSE, Bench, Contestant, evaluate
+from diff_es.run.measure import DENSE, Bench, Contestant, evaluate, evaluation_samples
 from diff_es.run.session import Session
 from diff_es.run.show import report_content
+from diff_es.run.workers import OpenSession, SessionWorker
 
 if TYPE_CHECKING:
     from diff_es.evaluation.caches import Cache
@@ -32,8 +32,6 @@ _FOUND = {
     "uniform": "all the same",
     "three-stage": "of three hand-made stages, our reading of MosaicDiff",
 }
-#: Temporary names of diff_es.artifacts.
-_LEFTOVER = re.compile(r"\..+\.\d+\.tmp")
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,15 @@ class RunResult:
     report: Path
 
 
-def compress(recipe: Recipe, folder: Path, *, pipe: Any = None, resume: bool = False, command: str = "") -> RunResult:
+def compress(  # noqa: PLR0913 (each is one independent choice)
+    recipe: Recipe,
+    folder: Path,
+    *,
+    pipe: Any = None,
+    resume: bool = False,
+    command: str = "",
+    workers: RayWorkers | None = None,
+) -> RunResult:
     """Prune a model as a recipe says, measure the result, and write everything to a folder.
 
     Args:
@@ -64,28 +70,41 @@ def compress(recipe: Recipe, folder: Path, *, pipe: Any = None, resume: bool = F
         pipe: The dense pipeline, where it is loaded already; by default `recipe.model` is loaded.
         resume: Go on with a run of the same recipe that was stopped, at whatever moment.
         command: The command line to print in the report.
+        workers: Who calibrates, prunes, scores schedules and generates images; each loads `recipe.model` and sees
+            `folder`. None does it all in this process. The result does not depend on them.
 
     Raises:
-        InputError: the folder is taken, the recipe differs from the one that the run was started with, or the recipe
-            cannot be carried out.
+        InputError: the folder is taken, the recipe differs from the one that the run was started with, the recipe
+            cannot be carried out, or the workers cannot be had.
         ArtifactError: the folder cannot be written, or something in it is damaged.
+        ExecutionError: the workers die whatever they do.
     """
+    if workers is not None:
+        workers.check()
+        if pipe is not None:
+            raise InputError("pipe: workers load recipe.model themselves; leave pipe out, or do without workers.")
     _check_folder(recipe, folder, resume=resume)
     session = Session(recipe, folder, pipe)
     session.check()
-    with _owned(folder):
-        # Another run may have started here since the first look.
-        _check_folder(recipe, folder, resume=resume)
-        _remove_leftovers(folder)
-        if not (folder / "recipe.yaml").exists():
-            write_bytes(folder / "recipe.yaml", recipe.dump().encode())
-        result = session.search(recipe.search.allocation)
-        pruned = session.pruned()
-        contestants = _contestants(session)
-        bench = Bench(session.pipe, session.sampler, known_judge(recipe.model))
-        evaluation = _evaluation(session, bench, contestants)
-        report = write_report(folder, report_content(session, bench, contestants, evaluation, command))
-        return RunResult(folder, pruned, result, evaluation, report)
+    bench = Bench(session.pipe, session.sampler, known_judge(recipe.model))
+    with ExitStack() as working:
+        working.enter_context(_working(session, bench, workers))
+        with _owned(folder):
+            # Another run may have started here since the first look.
+            _check_folder(recipe, folder, resume=resume)
+            # Those of a killed run; the lock says that no one else is writing now.
+            remove_leftovers(folder)
+            if not (folder / "recipe.yaml").exists():
+                write_bytes(folder / "recipe.yaml", recipe.dump().encode())
+            result = session.search(recipe.search.allocation)
+            pruned = session.pruned()
+            contestants = _contestants(session)
+            evaluation_samples(session, bench, contestants)
+            # Latencies are measured when nobody else is at work.
+            working.close()
+            evaluation = _evaluation(session, bench, contestants)
+            report = write_report(folder, report_content(session, bench, contestants, evaluation, command))
+            return RunResult(folder, pruned, result, evaluation, report)
 
 
 def _check_folder(recipe: Recipe, folder: Path, *, resume: bool) -> None:
@@ -128,16 +147,22 @@ def _owned(folder: Path) -> Iterator[None]:
         yield
 
 
-def _remove_leftovers(folder: Path) -> None:
-    """Remove what a killed run was writing at that moment; the lock says that no one else is writing now."""
-    for path in list(folder.rglob(".*.tmp")):
-        if _LEFTOVER.fullmatch(path.name):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+@contextmanager
+def _working(session: Session, bench: Bench, workers: RayWorkers | None) -> Iterator[None]:
+    """Have the session's work shared out while the context lasts."""
+    with ExitStack() as stack:
+        if workers is None:
+            session.workers = LocalExecutor(SessionWorker(session, bench))
+        else:
+            opens, gpus = OpenSession.of(session, workers.threads), session.device.type == "cuda"
+            session.workers = stack.enter_context(workers.start(opens, gpus=gpus))
+        stack.callback(setattr, session, "workers", None)
+        yield
 
 
 def _ours(item: Path) -> bool:
     """Whether a file may lie in a run directory whose recipe has not been written yet."""
-    return item.name == ".lock" or _LEFTOVER.fullmatch(item.name) is not None
+    return item.name == ".lock" or is_leftover(item)
 
 
 def _contestants(session: Session) -> tuple[Contestant, ...]:

@@ -29,15 +29,18 @@ from diff_es.evaluation import (
     assess,
     environment,
     fidelity,
+    make_chunk,
     measure_batch_sizes,
     measure_costs,
     measurements,
+    missing_chunks,
     routing_contender,
     stored,
 )
 from diff_es.evaluation.caches import Cache
 from diff_es.evaluation.classifier import NAMES
 from diff_es.fitness import run
+from diff_es.run.tasks import make_images
 from diff_es.sampling import ImageRequests, PromptRequests, Requests, SamplerConfig
 from diff_es.schedule import PruningSchedule
 
@@ -132,7 +135,23 @@ class Bench:
 
     def sample(self, entry: Contestant, requests: ImageRequests, folder: Path, batch_size: int) -> StoredSamples:
         """Return images and latents of a contestant; those that the folder holds already are not made again."""
-        settings = ImageSettings(
+        settings = self._settings(entry, requests)
+        with self.contender(entry)():
+            return stored(folder, requests, self._produce, settings=settings, chunk=CHUNK, batch_size=batch_size)
+
+    def missing_files(self, entry: Contestant, requests: ImageRequests, folder: Path) -> list[int]:
+        """Return which files of `sample` are not there yet."""
+        return missing_chunks(folder, requests, settings=self._settings(entry, requests), chunk=CHUNK)
+
+    def sample_file(
+        self, entry: Contestant, requests: ImageRequests, folder: Path, batch_size: int, index: int
+    ) -> None:
+        """Make one of the files of `sample`."""
+        with self.contender(entry)():
+            make_chunk(folder, requests, self._produce, index, chunk=CHUNK, batch_size=batch_size)
+
+    def _settings(self, entry: Contestant, requests: ImageRequests) -> ImageSettings:
+        return ImageSettings(
             fingerprint=fingerprint(denoiser_of(self.pipe)),
             scheduler=type(self.pipe.scheduler).__name__,
             sampler=self.sampler,
@@ -141,8 +160,6 @@ class Bench:
             bank=tuple(file.sha256 for file in entry.bank.info.files) if entry.bank else (),
             cache=entry.cache,
         )
-        with self.contender(entry)():
-            return stored(folder, requests, self._produce, settings=settings, chunk=CHUNK, batch_size=batch_size)
 
     def assess(self, own: StoredSamples, dense: StoredSamples, requests: ImageRequests) -> Quality:
         """Compare a contestant's samples with the dense ones, and let the judge look at them; kept beside them."""
@@ -258,11 +275,12 @@ def _levels(entry: Contestant, plan: StagePlan) -> Levels | None:
 def evaluation_samples(session: Session, bench: Bench, contestants: tuple[Contestant, ...]) -> dict[str, StoredSamples]:
     """Return every contestant's images and latents; those that the run directory holds are not made again."""
     folder, size = session.folder / "evaluation", session.recipe.evaluation.batch_size
-    names = [entry.name for entry in contestants]
-    return {
-        entry.name: bench.sample(entry, session.evaluation_images(), folder / slug, size)
-        for entry, slug in zip(contestants, slugs(names), strict=True)
-    }
+    requests, names = session.evaluation_images(), slugs([entry.name for entry in contestants])
+    named = list(zip(contestants, names, strict=True))
+    if session.workers is not None:
+        missing = ((entry, name, bench.missing_files(entry, requests, folder / name)) for entry, name in named)
+        make_images(session.workers, [(entry, name, index) for entry, name, files in missing for index in files])
+    return {entry.name: bench.sample(entry, requests, folder / name, size) for entry, name in named}
 
 
 _FIDELITY_TEXT = (

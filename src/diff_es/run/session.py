@@ -7,6 +7,7 @@ that was scored. The folder is written by one process at a time.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +17,18 @@ import torch
 from pydantic import TypeAdapter
 
 from diff_es.allocation import Sensitivity, measure_sensitivity
-from diff_es.artifacts import MANIFEST, read_record, write_record
+from diff_es.artifacts import MANIFEST, read_record, remove_leftovers, write_record
 from diff_es.bank import Bank, Pruned
 from diff_es.baselines import SearchSettings, algorithms, journal_header, settings_for
-from diff_es.calibration import CalibrationConfig, CalibrationSource, DatasetSource, SamplingSource, calibrate
+from diff_es.calibration import (
+    CalibrationConfig,
+    CalibrationSource,
+    CalibrationStats,
+    DatasetSource,
+    SamplingSource,
+    calibrate,
+    collect,
+)
 from diff_es.calibration.passes import forecast
 from diff_es.denoisers import denoiser_of, dense_denoiser_of
 from diff_es.errors import InputError
@@ -27,15 +36,25 @@ from diff_es.evaluation.caches import Cache, cache_for
 from diff_es.fitness import TrajectoryFitness
 from diff_es.metrics import metrics
 from diff_es.pipelines import load_pipeline
-from diff_es.pruning import BankConfig, build_bank, pruners
+from diff_es.pruning import BankConfig, build, build_bank, pruners
 from diff_es.recipe import Recipe
 from diff_es.routing import save
 from diff_es.run.data import check_data, load_images, stored_latents
 from diff_es.run.requests import PromptList, Purpose, check_prompts, first_seed, read_prompt_list
+from diff_es.run.tasks import Workers, calibrate_stages, prune_stages, scored_by
 from diff_es.sampling import ImageRequests, PromptRequests, Requests, SamplerConfig, class_labels, takes_labels
 from diff_es.schedule import Allocation, PruningSchedule, ScheduleSpace
 from diff_es.schedulers import with_scheduler
-from diff_es.search import EvolutionConfig, Journal, Racing, ScheduleSearch, SearchResult, in_process, search_with
+from diff_es.search import (
+    Evaluator,
+    EvolutionConfig,
+    Journal,
+    Racing,
+    ScheduleSearch,
+    SearchResult,
+    in_process,
+    search_with,
+)
 from diff_es.stages import StagePlan
 from diff_es.timesteps import stage_plan
 
@@ -55,6 +74,8 @@ class Session:
         self.recipe = recipe
         self.folder = folder
         self.stock = stock or folder
+        #: What shares out the work; without, this process does it itself.
+        self.workers: Workers | None = None
         if pipe is not None:
             self.pipe = self._with_scheduler(pipe)
 
@@ -157,8 +178,27 @@ class Session:
         folder = self.stock / "bank"
         if (folder / MANIFEST).exists():
             return Bank.open(folder)
-        stats = calibrate(self.pipe, self.source, self.calibration_config, self.stock / "calibration")
-        return build_bank(self.pipe, stats, self.plan, self.pruner_config, folder)
+        stats, config = self.statistics, self.pruner_config
+        if self.workers is not None:
+            prune_stages(self.workers, build.missing_stages(self.pipe, stats, self.plan, config, folder))
+            remove_leftovers(folder)  # those of workers that died; the manifest lists all files
+        return build_bank(self.pipe, stats, self.plan, config, folder)
+
+    def prune_stage(self, stage: int) -> None:
+        """Write one stage of the bank, after all statistics were collected."""
+        build.prune_stage(self.pipe, self.statistics, self.pruner_config, stage, self.stock / "bank")
+
+    @cached_property
+    def statistics(self) -> CalibrationStats:
+        """The calibration statistics."""
+        folder, config = self.stock / "calibration", self.calibration_config
+        if self.workers is not None:
+            calibrate_stages(self.workers, collect.missing_stages(self.pipe, self.source, config, folder))
+        return calibrate(self.pipe, self.source, config, folder)
+
+    def calibrate_stages(self, stages: Sequence[int | None]) -> None:
+        """Write the statistics of some stages, or the one set of all."""
+        collect.calibrate_stages(self.pipe, self.source, self.calibration_config, stages, self.stock / "calibration")
 
     @cached_property
     def space(self) -> ScheduleSpace:
@@ -188,13 +228,19 @@ class Session:
         folder = self.folder / "search" / allocation
         if (folder / "result.json").exists():
             return read_record(folder / "result.json", SearchResult)
-        fitness = self.fitness(allocation)
+        evaluate = self._evaluator(allocation)
         name, settings = self.recipe.search.algorithm, self._algorithm_settings()
         header = journal_header(name, self._fitness_fingerprint(allocation), self.space, settings)
         with Journal(folder / "journal.jsonl", header) as journal:
-            result = search_with(self.algorithm(), in_process(fitness), journal, seed=self.search_seed)
+            result = search_with(self.algorithm(), evaluate, journal, seed=self.search_seed)
         write_record(folder / "result.json", result)
         return result
+
+    def _evaluator(self, allocation: str) -> Evaluator:
+        self.allocation(allocation)  # measured here, and read by the workers
+        if self.workers is None:
+            return in_process(self.fitness(allocation))
+        return scored_by(self.workers, allocation)
 
     def algorithm(self) -> ScheduleSearch:
         """Return the recipe's search algorithm, which has not been told anything yet."""

@@ -1,0 +1,78 @@
+"""The process behind a worker: who it is, what it said last, whether it is gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+#: Characters of its output that are kept of a worker that died.
+_TAIL = 600
+
+
+@dataclass(frozen=True)
+class Process:
+    """A worker's process.
+
+    Attributes:
+        pid: Its number.
+        node: The machine, by Ray's name.
+        errors: The file that its standard error goes to.
+    """
+
+    pid: int
+    node: str
+    errors: str
+
+    @classmethod
+    def own(cls, node: str) -> Process:
+        """Describe this process."""
+        errors = Path(f"/proc/{os.getpid()}/fd/2")
+        return cls(os.getpid(), node, str(errors.readlink()) if errors.exists() else "")
+
+    def last_words(self) -> str:
+        """Return the end of what it wrote, where that can be read on this machine; else nothing."""
+        path = Path(self.errors)
+        if not self.errors or not path.is_file():
+            return ""
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        # Lines with a colon in front are Ray's own marks.
+        return " / ".join(line for line in lines if line and not line.startswith(":"))[-_TAIL:]
+
+    def kill(self, here: str) -> Callable[[], bool]:
+        """Kill it, and return what says whether it is gone.
+
+        Args:
+            here: The machine that asks.
+        """
+        if self.node == here:
+            # Ray asks a process to end, and one that is stopped does not listen.
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            return lambda: is_gone(self.pid)
+        there = NodeAffinitySchedulingStrategy(self.node, soft=False)
+        look = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_wait_until_gone)
+        # An error is an answer too: the whole machine is gone.
+        call = look.remote(self.pid)
+        return lambda: bool(ray.wait([call], timeout=0)[0])
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process of this machine has ended; one that only waits for its parent to notice has."""
+    status = Path(f"/proc/{pid}/stat")
+    try:
+        return status.read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def _wait_until_gone(pid: int) -> None:
+    while not is_gone(pid):
+        time.sleep(0.1)

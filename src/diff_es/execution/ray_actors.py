@@ -1,0 +1,244 @@
+"""Workers as Ray actors.
+
+Ray could restart actors and repeat their tasks by itself, but a task that always kills its worker then uses up all
+restarts. So nothing is retried by Ray; this process sees every death, enters it in the ledger, and makes a new worker
+when the process of the old one is gone (before that, its GPU memory is not free).
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from diff_es.execution.base import Done, Ended, ExecutionError, Task
+from diff_es.execution.ledger import Ledger, Patience
+from diff_es.execution.processes import Process
+from diff_es.execution.trails import Trails, choose
+
+logger = logging.getLogger(__name__)
+
+W = TypeVar("W")
+
+#: Seconds between two looks at the clock, and at processes that are to end.
+_POLL, _POLL_ENDING = 1.0, 0.05
+#: Seconds in which a killed process must have ended; one that hangs in a driver may never.
+_LAST_BREATH = 60.0
+
+
+class _Host:
+    """What runs in the worker's process."""
+
+    def __init__(self, modules: Sequence[str]) -> None:
+        # Works and factories may be defined wherever the driver imports from; Ray passes on its script's folder only.
+        sys.path += [folder for folder in modules if folder not in sys.path]
+        # A worker that dies of a bad memory access says where, in the file that its standard error goes to.
+        faulthandler.enable()
+        self._worker: Any = None
+
+    def process(self) -> Process:
+        return Process.own(ray.get_runtime_context().get_node_id())
+
+    def open(self, factory: Callable[[], Any]) -> None:
+        self._worker = factory()
+
+    def run(self, work: Callable[[Any], Any]) -> tuple[Any, float]:
+        start = time.perf_counter()
+        value = work(self._worker)
+        return value, time.perf_counter() - start
+
+
+class _Slot(Generic[W]):
+    """One worker: starting, being opened, free, busy with a task, or ending."""
+
+    def __init__(self, factory: Callable[[], W], resources: dict[str, int]) -> None:
+        options = {"num_cpus": resources.get("CPU", 0), "num_gpus": resources.get("GPU", 0)}
+        host = ray.remote(max_restarts=0, max_task_retries=0, **options)(_Host)
+        self._factory = factory
+        self._actor = host.remote(sys.path)
+        self._process: Process | None = None
+        self.call: Any = self._actor.process.remote()
+        self.task: Task[W] | None = None
+        self.started = time.monotonic()
+        self.opened = False
+        self.trails = Trails()
+        self.ending: Callable[[], bool] | None = None
+
+    @property
+    def free(self) -> bool:
+        return self.opened and self.call is None and self.ending is None
+
+    def give(self, task: Task[W]) -> None:
+        self.task, self.started = task, time.monotonic()
+        self.call = self._actor.run.remote(task.work)
+        self.trails.add(task.trail)
+
+    def settle(self) -> Done[W] | None:
+        """Take the answer to the call, and go on to the next state; return the task if one was done.
+
+        Raises:
+            RayError: the worker has died; with a cause of its own if only the call has failed.
+        """
+        task, call = self.task, self.call
+        self.task = self.call = None
+        try:
+            answer = ray.get(call)
+        except RayTaskError:
+            raise
+        except RayError:
+            self.task = task  # of which it died
+            raise
+        if task is not None:
+            value, seconds = answer
+            return Done(task, value, seconds)
+        if self._process is None:
+            # Opened only now: whatever it dies of from here on, its process is known.
+            self._process = answer
+            self.call = self._actor.open.remote(self._factory)
+        else:
+            self.opened = True
+        return None
+
+    def end(self) -> str:
+        """Kill the process if it lives, and return what it had to say."""
+        self.call = self.task = None
+        self.started = time.monotonic()
+        ray.kill(self._actor)
+        if self._process is None:
+            self.ending = lambda: True
+            return ""
+        self.ending = self._process.kill(ray.get_runtime_context().get_node_id())
+        return self._process.last_words()
+
+
+class RayExecutor(Generic[W]):
+    """Runs tasks on a number of workers, each given the task of which it remembers most."""
+
+    def __init__(self, factory: Callable[[], W], count: int, resources: dict[str, int], patience: Patience) -> None:
+        """Start the workers; they open while this process goes on.
+
+        Args:
+            factory: Makes a worker in its process.
+            count: Number of workers.
+            resources: What Ray keeps for each: {"GPU": 1} or {"CPU": threads}.
+            patience: When a worker hangs, and when a task is given up.
+        """
+        self._factory = factory
+        self._resources = resources
+        self._ledger = Ledger(patience)
+        self._slots = [self._new_slot() for _ in range(count)]
+
+    @property
+    def count(self) -> int:
+        """Number of workers, those included that are being opened."""
+        return len(self._slots)
+
+    def close(self) -> None:
+        """End all workers."""
+        for slot in self._slots:
+            slot.end()
+        self._slots = []
+
+    def wait_open(self) -> None:
+        """Return when every worker is open.
+
+        Raises:
+            ExecutionError: they die while they are opened. Their own exceptions are raised as they are.
+        """
+        while not all(slot.opened for slot in self._slots):
+            self._advance([])
+
+    def run(self, tasks: Sequence[Task[W]]) -> Iterator[Ended[W]]:
+        """Yield every task once, in the order in which they end; see `Executor`."""
+        waiting = list(tasks)
+        try:
+            while waiting or any(slot.task for slot in self._slots):
+                self._hand_out(waiting)
+                yield from self._advance(waiting)
+                yield from self._ledger.verdicts()
+            yield from self._ledger.verdicts(final=True)
+        finally:
+            # Whoever stops listening half-way must not get these results for those of later tasks.
+            for slot in self._slots:
+                if slot.task is not None:
+                    slot.end()
+
+    def _new_slot(self) -> _Slot[W]:
+        return _Slot(self._factory, self._resources)
+
+    def _hand_out(self, waiting: list[Task[W]]) -> None:
+        for slot in self._slots:
+            if waiting and slot.free:
+                task = choose(waiting, slot.trails, [other.trails for other in self._slots if other is not slot])
+                waiting.remove(task)
+                slot.give(task)
+
+    def _advance(self, waiting: list[Task[W]]) -> list[Done[W]]:
+        """Wait until something happens, a moment at most, and return what was done."""
+        self._replace_ended()
+        calls = {slot.call: slot for slot in self._slots if slot.call is not None}
+        pause = _POLL_ENDING if any(slot.ending for slot in self._slots) else _POLL
+        if not calls:
+            time.sleep(_POLL_ENDING)
+            return []
+        ready, _ = ray.wait(list(calls), num_returns=1, timeout=pause)
+        done = [end for call in ready for end in self._settle(calls[call], waiting)]
+        for slot in set(calls.values()) - {calls[call] for call in ready}:
+            self._check_clock(slot, waiting)
+        return done
+
+    def _settle(self, slot: _Slot[W], waiting: list[Task[W]]) -> list[Done[W]]:
+        """Take what a call has come to."""
+        try:
+            end = slot.settle()
+        except RayTaskError as error:
+            if not slot.opened:
+                slot.end()
+            # The work's own exception, with the worker's traceback behind it.
+            raise error.cause from error
+        except RayError as error:
+            self._bury(slot, waiting, _cause(error))
+            return []
+        if end is None:
+            return []
+        self._ledger.done(end)
+        return [end]
+
+    def _check_clock(self, slot: _Slot[W], waiting: list[Task[W]]) -> None:
+        """End a worker that hangs."""
+        limit = self._ledger.limit(slot.task.kind if slot.task else "")
+        if time.monotonic() - slot.started > limit:
+            self._bury(slot, waiting, f"It did not end within {limit:.0f} s.")
+
+    def _bury(self, slot: _Slot[W], waiting: list[Task[W]], reason: str) -> None:
+        task = slot.task
+        words = slot.end()
+        reason = f"{reason} It last wrote: {words}" if words else reason
+        logger.warning("A worker died %s: %s", f"of {task.name}" if task else "while it was opened", reason)
+        if self._ledger.died(task, reason) and task is not None:
+            waiting.append(task)
+
+    def _replace_ended(self) -> None:
+        """Put new workers in the place of those whose processes are gone."""
+        for index, slot in enumerate(self._slots):
+            if slot.ending is None:
+                continue
+            if slot.ending():
+                self._slots[index] = self._new_slot()
+            elif time.monotonic() - slot.started > _LAST_BREATH:
+                raise ExecutionError(f"A killed worker did not end within {_LAST_BREATH:.0f} s; look for its process.")
+
+
+def _cause(error: RayError) -> str:
+    """Return what Ray knows of a death, without its names for the worker and its guesses."""
+    lines = str(error).strip().splitlines()
+    text = " ".join(" ".join(lines).split())
+    _, known, rest = text.partition("The actor is dead because ")
+    # Else Ray could not even make the host there: the last line is the exception.
+    return rest.partition(" Some common causes")[0] if known else lines[-1]

@@ -1,0 +1,179 @@
+"""Ray workers: one Ray, started once, that listens on this machine only."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("ray")
+
+import ray
+from ray._private import worker as ray_driver
+
+from diff_es.errors import InputError
+from diff_es.execution import Done, ExecutionError, Failed, Patience, RayWorkers, Task
+from diff_es.execution.processes import is_gone
+
+from . import sockets
+from .works import Die, DieOpening, MakeList, Refuse, RefuseToOpen, Square, WhoAmI
+
+pytestmark = pytest.mark.usefixtures("one_ray")
+
+
+def squares(*numbers: int, seconds: float = 0.0) -> list[Task[Any]]:
+    return [Task(f"square {n}", "square", Square(n, seconds)) for n in numbers]
+
+
+def test_nothing_listens_beyond_this_machine() -> None:
+    with RayWorkers(2).start(MakeList(), gpus=False) as workers:
+        workers.wait_open()
+        addresses = sockets.listening()
+    assert addresses, "Ray does listen"
+    assert all(address.startswith("127.") or address == "::1" for address in addresses), addresses
+
+
+def test_usage_statistics_are_off() -> None:
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+def test_every_worker_is_a_process_that_ends_with_the_context() -> None:
+    with RayWorkers(2).start(MakeList(), gpus=False) as workers:
+        workers.wait_open()
+        ended = workers.run([Task(f"who {n}", "who", WhoAmI()) for n in range(2)])
+        pids = {end.value for end in ended if isinstance(end, Done)}
+    assert len(pids) == 2
+    assert os.getpid() not in pids
+    patience = time.monotonic() + 10
+    while not all(map(is_gone, pids)):
+        assert time.monotonic() < patience
+        time.sleep(0.05)
+
+
+def test_faults_cost_their_own_task_at_most(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """One worker dies once, one task always kills, one hangs; all others come once."""
+    faults = [
+        Task("mortal", "square", Die(once=tmp_path / "died")),
+        Task("poison", "square", Die()),
+        Task("endless", "square", Square(0, seconds=600)),
+    ]
+    fine = squares(*range(1, 9), seconds=0.05)
+    with RayWorkers(2, patience=Patience(least=2.0)).start(MakeList(), gpus=False) as workers:
+        ended = list(workers.run([*fine[:4], *faults, *fine[4:]]))
+    assert sorted(end.task.name for end in ended) == sorted(task.name for task in (*faults, *fine)), "each once"
+    values = {end.task.name: end.value for end in ended if isinstance(end, Done)}
+    assert values == {"mortal": "survived", **{f"square {n}": n**2 for n in range(1, 9)}}
+    reasons = {end.task.name: end.reason for end in ended if isinstance(end, Failed)}
+    assert set(reasons) == {"poison", "endless"}
+    assert "its worker process has died" in reasons["poison"]
+    assert reasons["endless"].startswith("It did not end within 2 s.")
+    assert capfd.readouterr().out == "", "results go to standard output, and nothing else"
+
+
+def test_an_exception_is_raised_as_it_is_and_the_workers_go_on() -> None:
+    with RayWorkers(1).start(MakeList(), gpus=False) as workers:
+        with pytest.raises(InputError, match=r"^this cannot be used\.$") as raised:
+            list(workers.run([Task("refused", "square", Refuse())]))
+        assert "works.py" in str(raised.value.__cause__), "where it happened in the worker is kept"
+        assert [end.value for end in workers.run(squares(3)) if isinstance(end, Done)] == [9]
+
+
+def test_results_of_a_run_that_was_left_do_not_come_later() -> None:
+    with RayWorkers(2).start(MakeList(), gpus=False) as workers:
+        left = workers.run([*squares(1), *squares(2, seconds=30)])
+        next(left)
+        left.close()
+        assert [end.task.name for end in workers.run(squares(3))] == ["square 3"]
+
+
+def test_a_worker_that_cannot_be_opened_says_why() -> None:
+    with RayWorkers(1).start(RefuseToOpen(), gpus=False) as workers:
+        for _ in range(2):
+            with pytest.raises(InputError, match="model='nowhere' cannot be loaded"):
+                list(workers.run(squares(1)))
+
+
+def test_workers_that_die_while_they_are_opened_end_the_run() -> None:
+    with (
+        RayWorkers(1, patience=Patience(in_a_row=2)).start(DieOpening(), gpus=False) as workers,
+        pytest.raises(ExecutionError, match=r"2 workers died one after the other.*out of memory on the device"),
+    ):
+        list(workers.run(squares(1)))
+
+
+def test_a_stopped_process_is_ended_too() -> None:
+    """A process that is stopped does not hear Ray."""
+    with RayWorkers(1, patience=Patience(least=1.0)).start(MakeList(), gpus=False) as workers:
+        (first,) = workers.run([Task("who", "who", WhoAmI())])
+        assert isinstance(first, Done)
+        list(workers.run(squares(1, 2, 3)))
+        os.kill(first.value, signal.SIGSTOP)
+        (end,) = workers.run(squares(4))
+    assert isinstance(end, Done)
+    assert is_gone(first.value)
+
+
+def test_too_many_workers_for_the_machine() -> None:
+    with (
+        pytest.raises(InputError, match="workers=3 need 6 × CPU, and Ray has 4; lower workers"),
+        RayWorkers(3, threads=2).start(MakeList(), gpus=False),
+    ):
+        pass
+
+
+def test_a_gpu_for_each_where_there_is_none() -> None:
+    with (
+        pytest.raises(InputError, match="workers=2 need 2 × GPU, and Ray has 0; lower workers"),
+        RayWorkers(2).start(MakeList(), gpus=True),
+    ):
+        pass
+
+
+def test_ray_is_left_as_it_was() -> None:
+    """Signals end the program in its own way, and a Ray that was there stays."""
+    before = signal.getsignal(signal.SIGTERM)
+    with RayWorkers(1).start(MakeList(), gpus=False):
+        assert signal.getsignal(signal.SIGTERM) is before
+    assert ray.is_initialized()
+    assert ray_driver.print_to_stdstream.__module__ == "diff_es.execution.ray_cluster"
+
+
+_PROGRAM = """
+import sys
+from diff_es import cli
+from diff_es.execution import RayWorkers, Task
+from execution.works import MakeList, Square, WhoAmI
+
+def work(**_):
+    with RayWorkers(2).start(MakeList(), gpus=False) as workers:
+        for end in workers.run([Task(f"who {n}", "who", WhoAmI()) for n in range(2)]):
+            print(end.value, flush=True)
+        list(workers.run([Task("endless", "square", Square(0, 600.0))]))
+
+cli.app = work
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow)],
+    ids=["TERM", "KILL"],
+)
+def test_a_program_that_is_ended_takes_its_workers_with_it(number: int, code: int) -> None:
+    command = [sys.executable, "-c", _PROGRAM]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        workers = [int(program.stdout.readline()) for _ in range(2)]
+        program.send_signal(number)
+        assert program.wait(timeout=60) == code
+    patience = time.monotonic() + 30
+    while not all(map(is_gone, workers)):
+        assert time.monotonic() < patience
+        time.sleep(0.05)

@@ -1,0 +1,77 @@
+"""Works for tests, on a worker that is a list of what it has done."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from diff_es.errors import InputError
+
+
+@dataclass(frozen=True)
+class MakeList:
+    """The factory of such workers."""
+
+    def __call__(self) -> list[object]:
+        return []
+
+
+@dataclass(frozen=True)
+class Square:
+    number: int
+    seconds: float = 0.0
+
+    def __call__(self, done: list[object]) -> int:
+        time.sleep(self.seconds)
+        done.append(self.number)
+        return self.number**2
+
+
+@dataclass(frozen=True)
+class WhoAmI:
+    """Takes long enough for every worker to get one."""
+
+    def __call__(self, done: list[object]) -> int:
+        time.sleep(0.3)
+        return os.getpid()
+
+
+@dataclass(frozen=True)
+class Die:
+    """Kills its process, always or the first time only.
+
+    Attributes:
+        once: A file that says that it has been done.
+    """
+
+    once: Path | None = None
+
+    def __call__(self, done: list[object]) -> str:
+        if self.once is None or not self.once.exists():
+            if self.once is not None:
+                self.once.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return "survived"
+
+
+@dataclass(frozen=True)
+class Refuse:
+    def __call__(self, done: list[object]) -> None:
+        raise InputError("this cannot be used.")
+
+
+@dataclass(frozen=True)
+class RefuseToOpen:
+    def __call__(self) -> list[object]:
+        raise InputError("model='nowhere' cannot be loaded.")
+
+
+@dataclass(frozen=True)
+class DieOpening:
+    def __call__(self) -> list[object]:
+        os.write(2, b"out of memory on the device\n")
+        os.kill(os.getpid(), signal.SIGKILL)
+        return []
