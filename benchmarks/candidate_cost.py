@@ -2,6 +2,9 @@
 
 Runs a whole search and, between its candidates, the dense pipeline on the same probes in the same batches. A candidate
 should cost the denoiser calls that no earlier one has made, and next to nothing else: the time is split accordingly.
+
+On a CPU the time is processor time, which does not depend on what else the machine does; the ratio in wall time is
+given beside it.
 """
 
 from __future__ import annotations
@@ -114,7 +117,9 @@ def candidate_cost(  # noqa: PLR0913 (each is one independent fact of the measur
     )
     dense = _DenseRollouts(pipe, probes, sampler, batch_size, decode=metrics[metric].needs == "images", clock=clock)
     dense.measure()
-    dense.seconds.clear()  # the first run of a pipeline also sets things up
+    # The first run of a pipeline also sets things up.
+    dense.seconds.clear()
+    dense.wall_seconds.clear()
     outcomes: list[Outcome] = []
 
     def measured(levels: Levels) -> Outcome:
@@ -124,12 +129,13 @@ def candidate_cost(  # noqa: PLR0913 (each is one independent fact of the measur
             outcomes.append(fitness(levels))
         return outcomes[-1]
 
-    start, processor = clock.now(), time.process_time()
+    start, wall = clock.now(), time.perf_counter()
     result = search_schedule(measured, space, config)
     seconds = clock.now() - start - sum(dense.seconds)
-    processor = time.process_time() - processor - sum(dense.processor)
+    wall = time.perf_counter() - wall - sum(dense.wall_seconds)
     parts = {name: watch.read() for name, watch in spent.items()}
-    return _summary(result, outcomes, dense, seconds, parts) | _processor_time(clock, result, dense, processor)
+    in_wall_time = wall / result.evaluated / statistics.median(dense.wall_seconds)
+    return _summary(result, outcomes, dense, seconds, parts) | {"cost_in_wall_time": in_wall_time}
 
 
 def _summary(
@@ -153,29 +159,23 @@ def _summary(
     }
 
 
-def _processor_time(clock: _Clock, result: SearchResult, dense: _DenseRollouts, seconds: float) -> dict[str, float]:
-    """The same ratio in processor time, which does not depend on what else the machine does; for a CPU only."""
-    if clock.on_gpu:
-        return {}
-    return {"cost_in_processor_time": seconds / result.evaluated / statistics.median(dense.processor)}
-
-
 class _Clock:
-    """Wall time in seconds; on a GPU, of its own stream."""
+    """Seconds: the processor's on a CPU, wall time for the whole and the stream's own for the parts on a GPU."""
 
     def __init__(self, device: torch.device) -> None:
         self.on_gpu = device.type == "cuda"
 
     def now(self) -> float:
         """The time when everything asked for so far is done."""
-        if self.on_gpu:
-            torch.cuda.synchronize()
+        if not self.on_gpu:
+            return time.process_time()
+        torch.cuda.synchronize()
         return time.perf_counter()
 
     def mark(self) -> Any:
         """A point in time to be read later; a GPU is not waited for."""
         if not self.on_gpu:
-            return time.perf_counter()
+            return time.process_time()
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
@@ -244,7 +244,7 @@ class _DenseRollouts:
         self, pipe: Any, probes: ImageRequests, sampler: SamplerConfig, batch_size: int, *, decode: bool, clock: _Clock
     ) -> None:
         self.seconds: list[float] = []
-        self.processor: list[float] = []
+        self.wall_seconds: list[float] = []
         self._pipe = pipe
         self._batches: list[ImageRequests] = list(probes.batches(batch_size))
         self._sampler = sampler
@@ -253,11 +253,11 @@ class _DenseRollouts:
 
     def measure(self) -> None:
         """Sample all probes once and keep the time."""
-        start, processor = self._clock.now(), time.process_time()
+        start, wall = self._clock.now(), time.perf_counter()
         for batch in self._batches:
             run(self._pipe, batch, self._sampler, decode=self._decode, device=None)
         self.seconds.append(self._clock.now() - start)
-        self.processor.append(time.process_time() - processor)
+        self.wall_seconds.append(time.perf_counter() - wall)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,9 @@ def main() -> None:
         obs_solver(),
         closed_form(),
         replay(),
+        replay_policy(),
+        racing(),
+        candidate_cost(),
     ]
     (FOLDER / "README.md").write_text("\n".join(filter(None, sections)), encoding="utf-8")
 
@@ -309,6 +312,75 @@ def replay() -> str:
         f"schedules (compared bitwise). Over a search of {record['generations']} generations "
         f"({record['evaluated']} schedules) replay saved {record['share_saved']:.1%} of the denoiser calls: "
         f"{record['denoiser_calls_replayed']} replayed, {record['denoiser_calls_run']} run.\n" + origin(record)
+    )
+
+
+def replay_policy() -> str:
+    record = read("replay_policy")
+    rows = [
+        [
+            "all" if row["room_for_schedules"] is None else str(row["room_for_schedules"]),
+            f"{row['least_recently_used']:.1%}",
+            f"{row['fittest_favoured']:.1%}",
+        ]
+        for row in record["rows"]
+    ]
+    headings = ["room for the outputs of … schedules", "least recently used go first", "and the fittest's stay"]
+    return (
+        "\n## Replay when memory is short\n\n"
+        f"Share of the denoiser calls that replay saves in searches of {record['generations']} generations on toy "
+        f"landscapes of {record['stages']} stages (mean of {record['seeds']} seeds), by what is kept. The right column "
+        "is what Diff-ES does.\n\n" + table(headings, rows) + origin(record)
+    )
+
+
+def racing() -> str:
+    if not (FOLDER / "racing.json").exists():
+        return ""
+    record = read("racing")
+    rows = [
+        [
+            f"{row['margin']:g}",
+            f"{row['dropped']:.1%}",
+            f"{row['calls_ratio']:.1%}",
+            f"{row['same_schedule']} of {row['seeds']}",
+            f"{row['fitness_difference']:+.5f}",
+            f"{row['worst_fitness_difference']:+.5f}",
+        ]
+        for row in record["summary"]
+    ]
+    headings = ["margin", "dropped", "denoiser calls left", "same schedule found", "fitness, mean", "fitness, worst"]
+    return (
+        "\n## Racing\n\n"
+        f"Searches on fashion-dit ({record['allocation']} allocation, {record['generations']} generations, "
+        f"{record['probes']} probes in batches of {record['batch_size']}) with and without racing, from the same seeds "
+        f"({', '.join(str(seed) for seed in sorted({row['seed'] for row in record['rows']}))}). Calls and fitness are "
+        "against the search without.\n\n" + table(headings, rows) + origin(record)
+    )
+
+
+def candidate_cost() -> str:
+    if not (FOLDER / "candidate_cost.json").exists():
+        return ""
+    record = read("candidate_cost")
+    rows = [
+        [
+            row["allocation"],
+            f"{row['cost']:.3f}",
+            *(f"{row['cost_by_part'][part]:.3f}" for part in ("denoiser", "decoding", "scoring", "rest")),
+            f"{row['calls_run']:.1%}",
+            f"{row['cost_in_wall_time']:.3f}",
+        ]
+        for row in record["rows"]
+    ]
+    headings = ["allocation", "a candidate", "denoiser", "decoding", "scoring", "the rest", "calls run", "in wall time"]
+    return (
+        "\n## What a candidate costs\n\n"
+        f"In dense rollouts of the same {record['probes']} probes, sampled between the candidates: the mean over a "
+        f"search of {record['generations']} generations on {record['model'].removeprefix('zoo:')} at "
+        f"{record['sparsity']:.0%} ({record['stages']} stages, {record['steps']} steps, {record['metric'].upper()}). "
+        "On a CPU the ratio is one of processor time; that of wall time, beside it, takes in whatever else the machine "
+        "did meanwhile.\n\n" + table(headings, rows) + origin(record)
     )
 
 

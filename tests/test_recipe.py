@@ -370,3 +370,20 @@ def test_shipped_recipes_are_found_by_name() -> None:
 def test_a_comparison_named_twice_is_refused() -> None:
     with pytest.raises(InputError, match=r"evaluation\.compare.*named once"):
         Recipe.parse({"model": "x", "evaluation": {"compare": ["uniform", "three-stage", "uniform"]}})
+
+
+@pytest.mark.parametrize(
+    ("search", "words"),
+    [
+        ({"racing_margin": 3.0}, "racing needs batch_size and racing_probes below probes"),
+        ({"racing_margin": 3.0, "batch_size": 4, "racing_probes": 16}, "below probes"),
+        ({"racing_margin": 3.0, "batch_size": 4, "algorithm": "greedy"}, "racing_margin is for the evolution; greedy"),
+        ({"racing_margin": -1.0}, r"search\.racing_margin=-1"),
+        ({"racing_probes": 1}, r"search\.racing_probes=1"),
+    ],
+    ids=str,
+)
+def test_a_race_that_cannot_be_run_is_refused(search: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        Recipe.parse({"model": "x", "search": search})
+    assert Recipe.parse({"model": "x", "search": {"racing_margin": 3.0, "batch_size": 4}}).search.racing_probes == 4

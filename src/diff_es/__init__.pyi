@@ -30,6 +30,7 @@ from .schedule import Allocation as Allocation
 from .schedule import PruningSchedule as PruningSchedule
 from .schedule import ScheduleSpace as ScheduleSpace
 from .search import EvolutionConfig as EvolutionConfig
+from .search import Racing as Racing
 from .search import SearchResult as SearchResult
 from .search import search_schedule as search_schedule
 from .stages import StagePlan as StagePlan

@@ -329,7 +329,7 @@ def test_a_candidate_that_falls_behind_is_dropped_between_batches(pipe: DiTPipel
     fitness = fitness_of(pipe, bank)
     good, poor = fitness((1, 0, 0)), fitness((4, 4, 4))
     again = fitness_of(pipe, bank)
-    rival = Rival(good.fitness, good.scores, Racing(first=2, margin=0.01))
+    rival = Rival((good.fitness,), (good.scores,), Racing(first=2, margin=0.01))
     dropped = again((4, 4, 4), rival)
     assert dropped.dropped and not good.dropped
     assert dropped.scores == poor.scores[:2]
@@ -344,11 +344,11 @@ def test_a_candidate_that_falls_behind_is_dropped_between_batches(pipe: DiTPipel
 def test_a_candidate_that_keeps_up_is_scored_on_all_probes(pipe: DiTPipeline, bank: Bank) -> None:
     fitness = fitness_of(pipe, bank)
     poor, good = fitness((4, 4, 4)), fitness((1, 0, 0))
-    raced = fitness((1, 0, 0), Rival(poor.fitness, poor.scores, Racing(first=2, margin=0.01)))
+    raced = fitness((1, 0, 0), Rival((poor.fitness,), (poor.scores,), Racing(first=2, margin=0.01)))
     assert (raced.fitness, raced.scores, raced.dropped) == (good.fitness, good.scores, False)
 
 
 def test_a_race_needs_a_second_batch(pipe: DiTPipeline, bank: Bank) -> None:
     fitness = fitness_of(pipe, bank, batch_size=3)
     with pytest.raises(InputError, match="all probes are in one batch"):
-        fitness((1, 1, 1), Rival(0.0, (0.0,) * 3, Racing(first=2)))
+        fitness((1, 1, 1), Rival((0.0,), ((0.0,) * 3,), Racing(first=2)))

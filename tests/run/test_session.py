@@ -105,3 +105,20 @@ def test_every_algorithm_runs_from_a_recipe_to_a_report(finished: Finished, tmp_
         assert len(entries) == result.search.evaluated > 1
     (folder / "search" / "uniform" / "result.json").unlink()
     assert compress(recipe, folder, pipe=session.pipe, resume=True).search == result.search
+
+
+def test_a_recipe_can_race_and_resume(finished: Finished, tmp_path: Path) -> None:
+    changes = {"probes": 4, "batch_size": 2, "racing_margin": 0.1, "racing_probes": 2, "generations": 3, "survivors": 1}
+    recipe = finished.recipe.changed({"search": changes})
+    session = Session(recipe, tmp_path / "raced", stock=finished.folder)
+    result = session.search("uniform")
+    journal = tmp_path / "raced" / "search" / "uniform" / "journal.jsonl"
+    entries = [json.loads(line) for line in journal.read_text().splitlines()[1:]]
+    assert {len(entry["scores"]) for entry in entries if entry["dropped"]} == {2}
+    assert {len(entry["scores"]) for entry in entries if not entry["dropped"]} == {4}
+    assert result.fitness == max(entry["fitness"] for entry in entries if not entry["dropped"])
+    cut = tmp_path / "cut" / "search" / "uniform" / "journal.jsonl"
+    cut.parent.mkdir(parents=True)
+    cut.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:-2]))
+    assert Session(recipe, tmp_path / "cut", stock=finished.folder).search("uniform") == result
+    assert canonical_journal(cut) == canonical_journal(journal)

@@ -86,10 +86,12 @@ def test_a_dropped_candidate_never_survives(seed: int, margin: float, first: int
             scores = tuple(scores_of(candidate.levels, noise))
             fitness = math.fsum(scores) / PROBES
             if contest is not None:
-                rival = Rival(contest.rival.fitness, scored[contest.rival.levels], contest.racing)
+                fitnesses = tuple(survivor.fitness for survivor in contest.survivors)
+                known = tuple(scored[survivor.levels] for survivor in contest.survivors)
+                rival = Rival(fitnesses, known, contest.racing)
                 estimate = rival.estimate(scores[:first])
                 if estimate is not None:
-                    assert estimate < contest.rival.fitness
+                    assert estimate < min(fitnesses)
                     dropped.add(candidate.levels)
                     fitness = estimate
             scored[candidate.levels] = scores
@@ -99,21 +101,23 @@ def test_a_dropped_candidate_never_survives(seed: int, margin: float, first: int
 
 
 def test_the_bound_is_the_one_of_a_sample_without_replacement() -> None:
-    """Recomputed with scipy and numpy: what must be beaten, and what the algorithm is told."""
+    """Recomputed with scipy and numpy: what must be beaten, by which survivor, and what the algorithm is told."""
     draw = np.random.default_rng(4)
-    decided = set()
+    decided: set[tuple[bool, int]] = set()
     for _ in range(300):
-        theirs = draw.normal(size=PROBES)
-        ours = theirs[:6] + draw.normal(-0.6, 1, size=6)
-        rival = Rival(float(theirs.mean()), tuple(theirs.tolist()), Racing(4, 1.5))
-        difference = ours - theirs[:6]
-        upper = difference.mean() + 1.5 * stats.sem(difference) * math.sqrt(10 / 16)
+        theirs = draw.normal(size=(3, PROBES))
+        ours = theirs[draw.integers(3), :6] + draw.normal(-0.6, 0.8, size=6)
+        rival = Rival(tuple(theirs.mean(axis=1).tolist()), tuple(map(tuple, theirs.tolist())), Racing(4, 1.5))
+        differences = ours - theirs[:, :6]
+        errors = stats.sem(differences, axis=1) * math.sqrt(10 / 16)
+        nearest = int(errors.argmin())
+        guess = theirs[nearest].mean() + differences[nearest].mean()
         estimate = rival.estimate(ours.tolist())
-        decided.add(estimate is None)
-        assert (estimate is not None) == (upper < 0)
+        decided.add((estimate is None, nearest))
+        assert (estimate is not None) == (guess + 1.5 * errors[nearest] < theirs.mean(axis=1).min())
         if estimate is not None:
-            assert estimate == pytest.approx(theirs.mean() + difference.mean(), abs=1e-12)
-    assert decided == {True, False}
+            assert estimate == pytest.approx(guess, abs=1e-12)
+    assert decided == {(dropped, nearest) for dropped in (True, False) for nearest in range(3)}
 
 
 def test_the_standard_error_is_that_of_the_mean_over_all_probes() -> None:
@@ -125,7 +129,7 @@ def test_the_standard_error_is_that_of_the_mean_over_all_probes() -> None:
     assert statistics.pstdev(means, values.mean()) == pytest.approx(predicted, rel=0.02)
 
 
-RIVAL = Rival(0.0, (0.0,) * 8, Racing(first=3, margin=2.0))
+RIVAL = Rival((0.0,), ((0.0,) * 8,), Racing(first=3, margin=2.0))
 
 
 @pytest.mark.parametrize(
@@ -150,26 +154,26 @@ def test_when_a_candidate_is_dropped(scores: tuple[float, ...], estimate: float 
 def test_nan_is_dropped_at_once_and_infinite_differences_never() -> None:
     assert math.isnan(RIVAL.estimate((math.nan,)) or 0)
     assert RIVAL.estimate((math.nan,) * 8) is None, "the mean over all probes says it"
-    dense = Rival(math.inf, (math.inf,) * 8, Racing())
+    dense = Rival((math.inf,), ((math.inf,) * 8,), Racing())
     assert dense.estimate((math.inf,) * 4) is dense.estimate((1.0,) * 4) is None
 
 
 def test_a_difference_too_small_for_the_fitness_is_no_reason_to_drop() -> None:
     """1 − 1e-20 is 1 in floating point: told that, the algorithm would see a tie."""
-    assert Rival(1.0, (1.0, 0.0, 0.0, 0.0, 4.0), Racing()).estimate((1.0, -1e-20, -1e-20, -1e-20)) is None
+    assert Rival((1.0,), ((1.0, 0.0, 0.0, 0.0, 4.0),), Racing()).estimate((1.0, -1e-20, -1e-20, -1e-20)) is None
 
 
 def test_the_race_is_fixed_at_the_start_of_a_generation() -> None:
     algorithm = EvolutionarySearch(SPACE, CONFIG)
     assert algorithm.race is None, "the start population is scored in full"
     algorithm.tell([(candidate, rugged(0)(candidate.levels)) for candidate in algorithm.ask()])
-    worst = algorithm.population[-1]
+    survivors = algorithm.population
     for candidate in algorithm.ask():
         assert algorithm.race is not None
-        assert algorithm.race.rival == worst
+        assert algorithm.race.survivors == survivors
         algorithm.tell([(candidate, 100.0)])
     assert algorithm.race is not None
-    assert algorithm.race.rival.fitness == 100.0
+    assert [survivor.fitness for survivor in algorithm.race.survivors] == [100.0] * CONFIG.survivors
 
 
 def test_no_race_after_a_restart_nor_with_room_nor_against_nan() -> None:
@@ -234,3 +238,11 @@ def test_a_rival_is_part_of_a_trial() -> None:
     """An evaluator may keep trials in sets, as the loop does."""
     trial = Trial(Candidate((1, 2), 0, 0), RIVAL)
     assert trial in {trial} and trial != Trial(trial.candidate)
+
+
+def test_the_survivor_that_a_candidate_resembles_decides() -> None:
+    """Exactly 0.2 below the better survivor, which is 0.1 above the worst; the worst alone would tell nothing."""
+    better, worst = (0.9, 0.1, 0.8, 0.2, 0.5, 0.5), (0.1, 0.7, 0.2, 0.6, 0.4, 0.4)
+    scores = [score - 0.2 for score in better[:4]]
+    assert Rival((0.5, 0.4), (better, worst), Racing()).estimate(scores) == pytest.approx(0.3)
+    assert Rival((0.4,), (worst,), Racing()).estimate(scores) is None

@@ -13,6 +13,7 @@ import torch
 
 from diff_es.denoisers import check_plain_calls, check_uncompiled, dense_denoiser_of
 from diff_es.errors import InputError
+from diff_es.fitness.prompts import PromptEncodings
 from diff_es.fitness.replay import CallCount, ReplayStore, replayed
 from diff_es.fitness.result import Result, run
 from diff_es.metrics import Metric, metrics
@@ -81,6 +82,7 @@ class TrajectoryFitness:
         _check_steps(pipe, source.plan, self._sampler)
         self._batches: list[ImageRequests] = list(probes.batches(batch_size))
         self._store = ReplayStore(replay_bytes)
+        self._encodings = PromptEncodings()
         self._router = Router(self._denoiser, source, cache_bytes=DEFAULT_CACHE_BYTES)
 
     def __call__(self, levels: Levels, rival: Rival | None = None) -> Outcome:
@@ -138,7 +140,8 @@ class TrajectoryFitness:
         return [self._run(batch) for batch in self._batches]
 
     def _run(self, batch: ImageRequests) -> Result:
-        return run(self._pipe, batch, self._sampler, decode=self.metric.needs == "images", device=None)
+        with self._encodings.used_by(self._pipe):
+            return run(self._pipe, batch, self._sampler, decode=self.metric.needs == "images", device=None)
 
 
 def _check_steps(pipe: Any, plan: StagePlan, sampler: SamplerConfig) -> None:

@@ -32,7 +32,7 @@ class Trial:
 
     Attributes:
         candidate: The candidate.
-        rival: Whom it has to beat, or be dropped early; None where it is scored on all probes whatever comes.
+        rival: What it has to beat, or be dropped early; None where it is scored on all probes whatever comes.
     """
 
     candidate: Candidate
@@ -94,11 +94,11 @@ class Race:
     """What the candidates of a generation run against.
 
     Attributes:
-        rival: The schedule that they have to beat to matter, one that was scored on all probes.
+        survivors: Schedules that were scored on all probes; candidates have to beat the worst of them to matter.
         racing: When they are dropped.
     """
 
-    rival: Scored
+    survivors: tuple[Scored, ...]
     racing: Racing
 
 

@@ -149,14 +149,14 @@ class EvolutionarySearch:
 
     @property
     def race(self) -> Race | None:
-        """The worst survivor, where the waiting candidates are its offspring and have to beat it to survive.
+        """The survivors, where the waiting candidates are their offspring and have to beat the worst of them.
 
         With fewer survivors than there is room for, whoever comes next survives whatever its fitness.
         """
         full = len(self._population) == self.config.survivors
         if self.config.racing is None or self._restarted or not full or not self._population[-1].usable:
             return None
-        return Race(self._population[-1], self.config.racing)
+        return Race(self._population, self.config.racing)
 
     def ask(self) -> list[Candidate]:
         """Return the candidates of this generation whose fitness has not been told."""

@@ -183,7 +183,7 @@ def _results(
 
 
 def _rival(algorithm: ScheduleSearch, outcomes: Mapping[Levels, Outcome]) -> Rival | None:
-    """Return whom the waiting candidates run against, with its scores.
+    """Return what the waiting candidates run against, with scores.
 
     Raises:
         InputError: the fitness gives no scores to race with.
@@ -191,10 +191,10 @@ def _rival(algorithm: ScheduleSearch, outcomes: Mapping[Levels, Outcome]) -> Riv
     race = algorithm.race
     if race is None:
         return None
-    scores = outcomes[race.rival.levels].scores
-    if not scores:
+    scores = tuple(outcomes[survivor.levels].scores for survivor in race.survivors)
+    if not all(scores):
         raise InputError("racing: the fitness gives no scores per probe (Outcome.scores); search without racing.")
-    return Rival(race.rival.fitness, scores, race.racing)
+    return Rival(tuple(survivor.fitness for survivor in race.survivors), scores, race.racing)
 
 
 def sampling_order(candidates: Sequence[Candidate]) -> list[Candidate]:
