@@ -23,7 +23,7 @@ from diffusers import DiTPipeline, EulerDiscreteScheduler, StableDiffusionXLPipe
 from torch import nn
 
 from diff_es.calibration import CalibrationConfig, calibrate
-from diff_es.denoisers import Call, spec_of
+from diff_es.denoisers import Call, on_device, spec_of
 from diff_es.evaluation.memory import ResidentGauge
 from diff_es.pruning import BankConfig, build_bank, pruners
 from diff_es.run.footprint import footprint
@@ -88,12 +88,16 @@ class RandomCalls:
     """Calibration inputs of noise, at timesteps of the stage."""
 
     call: Callable[[float], Call]
+    device: str = "cpu"
 
     def calls(self, pipe: Any, plan: StagePlan, stage: int | None) -> Iterator[Call]:  # noqa: ARG002 (the protocol's)
         timesteps = [t for t, own in zip(plan.timesteps, plan.stage_of_step, strict=True) if stage in (None, own)]
         torch.manual_seed(0)
         for index in range(CALLS):
-            yield self.call(timesteps[index * len(timesteps) // CALLS])
+            yield on_device(self.call(timesteps[index * len(timesteps) // CALLS]), self.device)
+
+    def num_calls(self, plan: StagePlan, stage: int | None) -> int:  # noqa: ARG002 (the protocol's)
+        return CALLS
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ def main() -> None:
         dit_xl_macs(),
         real_sizes(),
         full_size(),
+        calibrate(),
         toy_landscapes(),
         obs_solver(),
         closed_form(),
@@ -229,8 +230,8 @@ def full_size() -> str:
             for step in ("calibration", "bank")
         ]
         settings = f"{record['method']}, {record['stages']} stages{shared}, H = {record['levels']}, {record['dtype']}"
-        within = f"{record['model_resident_bytes'] / 2**30:.1f} + {record['memory_limit_gib']:g} GiB"
-        rows.append([record["model"], settings, *sizes, within, *steps])
+        within = f"{record['model_resident_bytes'] / 2**30:.1f} + {record['memory_limit_gib']:.1f} GiB"
+        rows.append([record["model"], settings, *sizes, within, _of_limit(record), *steps])
         origins.append(origin(record))
     if not rows:
         return ""
@@ -244,7 +245,8 @@ def full_size() -> str:
                 "settings",
                 "calibration, predicted / real",
                 "bank, predicted / real",
-                "model + limit",
+                "model + Hessians",
+                "most used, of a limit for all",
                 "calibration: time, peak memory",
                 "bank: time, peak memory",
             ],
@@ -252,6 +254,56 @@ def full_size() -> str:
         )
         + "".join(origins)
     )
+
+
+def _of_limit(record: dict[str, Any]) -> str:
+    """Only runs with a limit for the whole process have one."""
+    return f"{record['peak_gb']:.2f} of {record['limit_gb']:g} GB" if record.get("limit_gb") else "-"
+
+
+def calibrate() -> str:
+    """Time and memory of calibration, where that has been measured."""
+    if not (FOLDER / "calibrate.json").exists():
+        return ""
+    record = read("calibrate")
+    rows = [
+        [
+            row["model"],
+            row["method"],
+            row["source"],
+            _ways(row["predicted"]),
+            str(row["denoiser_calls"]),
+            f"{row['seconds']:.1f} s",
+            f"{_size(row['predicted']['bytes_at_once'])} / {_size(row['memory_grown_bytes'])}",
+            f"{_size(row['predicted']['disk_bytes'])} / {_size(row['stored_bytes'])}",
+        ]
+        for row in record["rows"]
+    ]
+    headings = [
+        "model",
+        "statistics for",
+        "inputs",
+        "sets",
+        "denoiser calls",
+        "time",
+        "sums at once, predicted / memory grown",
+        "stored, predicted / real",
+    ]
+    return (
+        "\n## Calibration\n\n"
+        f"{record['images']} images of fashion-dit in batches of {record['batch_size']}, {record['steps']} steps, "
+        f"{record['stages']} stages; one stage of a denoiser of DiT-XL/2's size with random weights. *Recorded* keeps "
+        "every call of a sampling run and runs it again; *live* fills the same sums while it samples, to the same bits."
+        " The memory that a process grows by also holds activations, and pages that it keeps for later.\n\n"
+        + table(headings, rows)
+        + origin(record)
+    )
+
+
+def _ways(predicted: dict[str, int]) -> str:
+    left = predicted["sets"] - predicted["live"]
+    ways = [f"{predicted['live']} live"] * bool(predicted["live"])
+    return ", ".join([*ways, *[f"{left}, each in {predicted['passes']} passes"] * bool(left)])
 
 
 def _size(count: int) -> str:

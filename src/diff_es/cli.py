@@ -6,10 +6,13 @@ Exit codes: 0 = done, 1 = the input cannot be used, 2 = wrong usage, 130 = inter
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shlex
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -82,7 +85,8 @@ def run(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     given = [*(f"--{name}={value}" for name, value in named.items()), *(f"--set={text}" for text in changes or [])]
     command = shlex.join(["diff-es", "run", str(recipe), "--output", str(output), *given, *["--resume"] * resume])
     alone = workers == 1 and ray_address is None
-    result = compress(parsed, output, resume=resume, command=command, workers=None if alone else crew)
+    with _told():
+        result = compress(parsed, output, resume=resume, command=command, workers=None if alone else crew)
     _show(as_json, views.run_json(result), lambda: views.run_table(result))
 
 
@@ -322,6 +326,23 @@ def _exit_code(number: int) -> int:
 def _say(text: str) -> None:
     """Print one line as it is: a path may hold what would be markup, and is not to be broken."""
     _out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Print what the library logs, such as what calibration and bank will take, on standard error."""
+    from rich.logging import RichHandler
+
+    handler = RichHandler(console=_err, show_time=False, show_level=False, show_path=False, markup=False)
+    logger = logging.getLogger("diff_es")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _show(as_json: bool, content: Any, table: Any) -> None:

@@ -1,4 +1,4 @@
-"""Progress bars on long work: shown on a terminal, silent elsewhere."""
+"""Progress bars on long work, shown on a terminal, silent elsewhere; sizes and times in words."""
 
 from __future__ import annotations
 
@@ -23,3 +23,17 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
         yield from progress.track(items, description=description, total=total)
+
+
+def in_bytes(count: float) -> str:
+    """Write a number of bytes: "2.4 GB", "0.3 MB", "12 kB"."""
+    if count >= 1e8:
+        return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.0f} kB"
+
+
+def in_time(seconds: float) -> str:
+    """Write a number of seconds: "1.3 h", "4 min", "12 s"."""
+    if seconds >= 5400:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

@@ -63,7 +63,7 @@ class CalibrationSection(_Section):
     samples: Positive = Field(1024, description="images (dataset) or sampling runs (sampling)")
     batch_size: Positive = Field(64, description="images per denoiser call")
     shared: bool = Field(False, description="one set of statistics for all stages")
-    memory_limit_gib: float = Field(4.0, gt=0, description="device memory for Hessians, in GiB")
+    memory_limit_gib: float = Field(4.0, gt=0, description="device memory for Hessians at once, in GiB")
 
 
 class PruningSection(_Section):
@@ -75,6 +75,9 @@ class PruningSection(_Section):
     levels: Positive = Field(16, description="H: level l removes l/H of the groups of a layer")
     damping: float = Field(0.01, gt=0, le=1, description="OBS: share of the mean diagonal added to the Hessian")
     intercept: bool = Field(False, description="OBS: let the bias take part in the least squares")
+    width_multiple: Positive | Literal["auto"] = Field(
+        "auto", description="kept FFN channels are rounded up to a multiple of this; auto is 8 on CUDA, 1 on CPU"
+    )
 
 
 class SearchSection(_Section):

@@ -26,8 +26,9 @@ _TYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-#: Bytes that a header spends on one tensor beside its name, at most: type, shape, and two offsets of up to 19 digits.
-_ENTRY = 160
+#: Bytes that a header spends on one tensor beside its name, at most: 52 of keys, brackets and type, and 60 for the two
+#: offsets and the shape, which is enough for files of 10^13 bytes.
+_ENTRY = 112
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -32,7 +32,12 @@ def estimate_table(estimate: Estimate) -> Table:
     table = _pairs("What this run will take")
     table.add_row("schedules to evaluate, at most", str(estimate.evaluations))
     table.add_row("search", _duration(estimate.search_seconds))
+    table.add_row("bank", _duration(estimate.bank_seconds))
     table.add_row("calibration, sensitivity, measuring", _duration(estimate.other_seconds))
+    if estimate.calibration is not None:
+        table.add_row("memory of calibration, beside the model", _size(estimate.calibration.bytes_at_once))
+    if estimate.lost_to_rounding:
+        table.add_row("kept by rounded widths, at most", f"{estimate.lost_to_rounding:.1%} of the channels")
     table.add_row("disk, about", _size(estimate.disk_bytes))
     table.add_row("one dense image here", f"{estimate.seconds_per_image:.3f} s")
     return table

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from bad_input.lab import Lab
-from bad_input.table import case
+from bad_input.table import REFUSED, case
 from diff_es.metrics import register_metric
+from diff_es.pruning import BankConfig
 from diff_es.run import Session
 from run.tiny_run import tiny_recipe
 from support import tiny_pipe
@@ -85,3 +86,30 @@ def _(lab: Lab) -> None:
         ).bank
     finally:
         assert not list((lab.run_folder / "calibration").glob("*.safetensors"))
+
+
+@case(
+    "widths in multiples of 0",
+    REFUSED,
+    "width_multiple=0 must be at least 1, or 'auto'.",
+)
+def _(_: Lab) -> object:
+    return BankConfig("obs", width_multiple=0)
+
+
+@case(
+    "recipe: widths in multiples of a word",
+    REFUSED,
+    "… cannot be used: pruning.width_multiple…: Input should be …",
+)
+def _(lab: Lab) -> object:
+    return lab.parse(pruning={"width_multiple": "wide"})
+
+
+@case(
+    "calibration: less memory than one layer's Hessian takes",
+    REFUSED,
+    "memory_limit=1073 bytes is too small: … alone needs … bytes.",
+)
+def _(lab: Lab) -> None:
+    lab.refused(calibration={"memory_limit_gib": 1e-6})

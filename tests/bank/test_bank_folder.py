@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -138,3 +140,20 @@ def test_values_that_are_no_numbers_are_found_when_read(
     with pytest.raises(ArtifactError, match=r"stage-01\.safetensors: .* holds NaN or infinity"):
         bank.thin(1, layers[name.split("/")[0]], 2)
     assert bank.thin(0, layers[name.split("/")[0]], 2).outputs
+
+
+def test_what_a_bank_takes_is_said_first(
+    pipe: DiTPipeline, stats: CalibrationStats, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    with caplog.at_level(logging.INFO, "diff_es"):
+        bank = tiny_bank(pipe, "obs", stats=stats, folder=tmp_path)
+        (line,) = caplog.messages
+        found = re.fullmatch(r"Bank of 3 stages, 4 layers each: (\d+) kB stored, about 0 s of solving\.", line)
+        assert found is not None, line
+        assert int(found[1]) == round(sum(tensor.nbytes for shard in bank.shards for tensor in shard.values()) / 1000)
+        caplog.clear()
+        tiny_bank(pipe, "obs", stats=stats, folder=tmp_path)
+        assert caplog.messages == [], "all stages are there"
+        (tmp_path / "stage-01.safetensors").unlink()
+        tiny_bank(pipe, "obs", stats=stats, folder=tmp_path)
+        assert caplog.messages[0].startswith("Bank of 1 stage, ")

@@ -16,6 +16,7 @@ from torch import Tensor
 from diff_es.calibration import CalibrationConfig, CalibrationStats, LayerStatistics, SamplingSource, calibrate
 from diff_es.calibration.collect import calibrate_stage
 from diff_es.calibration.statistics import Moments, SecondMoment
+from diff_es.calibration.store import tensor_names
 from diff_es.denoisers import Layer, spec_of
 from diff_es.errors import ArtifactError, InputError
 from diff_es.sampling import Requests, SamplerConfig
@@ -163,6 +164,8 @@ def test_only_what_is_wanted_is_collected(pipe: DiTPipeline) -> None:
     for wanted, expected in kinds.items():
         found = calibrate(pipe, tiny_source(), CalibrationConfig(PLAN, (wanted,)))  # type: ignore[arg-type]
         assert {name.rpartition("/")[2] for name in found.sets[0]} == expected
+        announced = tensor_names(layers_of(pipe, blocks=wanted == "similarity"), (wanted,))  # type: ignore[arg-type]
+        assert sorted(announced) == sorted(found.sets[0])
 
 
 def test_nothing_is_run_where_nothing_is_wanted(pipe: DiTPipeline) -> None:

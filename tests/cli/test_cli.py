@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import shutil
 import signal
 import subprocess
 import sys
@@ -120,7 +122,10 @@ def test_inspect_as_a_table(diff_es: Command, finished: Finished) -> None:
 def test_dry_run(diff_es: Command, finished: Finished, tmp_path: Path) -> None:
     arguments = ("run", finished.folder / "recipe.yaml", "-o", tmp_path / "run", "--dry-run")
     predicted = diff_es(*arguments, "--json").json
-    assert set(predicted) == {"evaluations", "search_seconds", "other_seconds", "disk_bytes", "seconds_per_image"}
+    times = {"search_seconds", "bank_seconds", "other_seconds", "seconds_per_image"}
+    assert set(predicted) == {"evaluations", "calibration", "lost_to_rounding", "disk_bytes", *times}
+    assert all(predicted[name] > 0 for name in times)
+    assert (predicted["calibration"]["sets"], predicted["calibration"]["live"]) == (3, 3)
     assert predicted["evaluations"] >= finished.result.search.evaluated
     assert str(predicted["evaluations"]) in diff_es(*arguments).out
     assert not (tmp_path / "run").exists()
@@ -158,6 +163,21 @@ def test_run_without_json_prints_the_comparison(diff_es: Command, finished: Fini
     folder = finished.copy(tmp_path / "run [1]")
     answer = diff_es("run", folder / "recipe.yaml", "-o", folder, "--resume")
     assert answer.code == 0 and "dense" in answer.out and "[1]" in answer.out
+    assert answer.err == ""
+
+
+def test_run_says_first_what_calibration_and_bank_will_take(
+    diff_es: Command, finished: Finished, tmp_path: Path
+) -> None:
+    folder = finished.copy(tmp_path / "run")
+    shutil.rmtree(folder / "calibration")
+    shutil.rmtree(folder / "bank")
+    answer = diff_es("run", folder / "recipe.yaml", "-o", folder, "--resume", "--json")
+    first, second = answer.err.replace("\n", " ").split("Bank of ")
+    assert "Calibration of 3 sets: 3 while sampling once;" in first
+    assert second.startswith("3 stages, 4 layers each: ") and "of solving" in second
+    assert tuple(answer.json["levels"]) == finished.result.search.levels
+    assert not logging.getLogger("diff_es").handlers, "the next command would say everything twice"
 
 
 def test_generate_refuses_what_the_model_does_not_take(diff_es: Command, finished: Finished, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ class BankInfo:
         plan: The stages.
         layers: Names of the layers, in the order of the denoiser.
         shared: Whether one set of weights serves all stages.
-        settings: What else the weights depend on (damping, intercept, calibration).
+        settings: What else the weights depend on (damping, intercept; width_multiple, where that is not 1).
         versions: Package versions.
         files: Every file of the folder, with its sha256.
     """
@@ -58,6 +58,11 @@ class BankInfo:
     settings: dict[str, float | int | bool | str]
     versions: dict[str, str] = field(default_factory=dict)
     files: tuple[FileEntry, ...] = ()
+
+    @property
+    def width_multiple(self) -> int:
+        """What the number of kept channels is rounded up to a multiple of."""
+        return int(self.settings.get("width_multiple", 1))
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,7 @@ class Bank:
         if layer.kind == "block":
             return ThinLayer(torch.empty(0, dtype=torch.int64))
         shard = self._shard(stage)
-        counts = layer.removed(self.num_levels)
+        counts = layer.in_multiples(self.info.width_multiple).removed(self.num_levels)
         kept = shard[f"{layer.name}/order"][counts[level] :].sort().values
         # With more levels than groups, neighbouring levels are the same; the first of them is stored.
         key = level_key(layer.name, counts.index(counts[level]))

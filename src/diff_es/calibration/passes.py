@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from diff_es.calibration.statistics import Statistic, bytes_needed
+from diff_es.calibration.statistics import MOMENTS, Statistic, bytes_needed
 from diff_es.denoisers import Layer, dense_denoiser_of, spec_of
 from diff_es.errors import InputError
+from diff_es.progress import in_bytes, in_time
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
-#: Statistics of which whole matrices are kept.
-MOMENTS = frozenset({"second_moment", "step_weighted_moment"})
 #: A forecast of less is not worth a line.
 _WORTH_SAYING = 30.0
 
@@ -51,7 +50,7 @@ class Forecast:
         ways += [f"{rest} in {self.passes} {'pass' if self.passes == 1 else 'passes'} over its inputs each"] * bool(
             rest
         )
-        sizes = f"{_size(self.bytes_at_once)} of memory for sums at once, {_size(self.disk_bytes)} stored"
+        sizes = f"{in_bytes(self.bytes_at_once)} of memory for sums at once, {in_bytes(self.disk_bytes)} stored"
         return f"Calibration of {self.sets} {'set' if self.sets == 1 else 'sets'}: {', '.join(ways)}; {sizes}."
 
 
@@ -158,8 +157,6 @@ def announced(calls: Iterable[T], count: int, what: str) -> Iterator[T]:
         if index == 0:
             seconds = time.perf_counter() - start
             if seconds * count >= _WORTH_SAYING:
-                logger.info("%s: %d calls of the denoiser, %.0f s by the first one.", what, count, seconds * count)
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+                logger.info(
+                    "%s: %d calls of the denoiser, about %s by the first one.", what, count, in_time(seconds * count)
+                )

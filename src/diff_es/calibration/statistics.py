@@ -21,6 +21,8 @@ Statistic: TypeAlias = Literal["second_moment", "input_norms", "similarity", "st
 _Streams: TypeAlias = Tensor | tuple[Tensor | None, ...]
 #: Statistics of the whole denoising run: one set for all stages, and each collected in its own way.
 WHOLE_RUN: frozenset[Statistic] = frozenset({"step_weighted_moment", "importance"})
+#: Statistics of which whole matrices are kept.
+MOMENTS: frozenset[Statistic] = frozenset({"second_moment", "step_weighted_moment"})
 
 
 @dataclass(frozen=True)

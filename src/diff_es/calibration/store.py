@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,22 +22,20 @@ if TYPE_CHECKING:
 STEP_WEIGHTED = "step_weighted_"
 
 
-#: Of each statistic the kinds of tensors that are kept of one module.
-_KINDS: dict[Statistic, tuple[str, ...]] = {
-    "second_moment": ("second_moment", "mean", "rows"),
-    "input_norms": ("input_norms",),
-    "similarity": ("similarity",),
-    "step_weighted_moment": tuple(f"{STEP_WEIGHTED}{kind}" for kind in ("second_moment", "mean", "rows")),
-    "importance": ("importance",),
-}
-
-
-def tensor_names(layers: Iterable[Layer], collect: Iterable[Statistic]) -> Iterator[str]:
-    """Yield the names of all tensors that these statistics of these layers may consist of."""
-    kinds = tuple(kind for statistic in collect for kind in _KINDS[statistic])
+def tensor_names(layers: Iterable[Layer], collect: Collection[Statistic]) -> Iterator[str]:
+    """Yield the names of all tensors that these statistics of these layers consist of."""
+    moments = ("second_moment", "mean", "rows")
     for layer in layers:
-        paths = (layer.name,) if layer.kind == "block" else dict.fromkeys((*layer.inputs, *layer.outputs))
-        yield from (f"{path}/{kind}" for path in paths for kind in kinds)
+        if layer.kind == "block":
+            yield f"{layer.name}/similarity"
+        if "second_moment" in collect:
+            yield from (f"{path}/{kind}" for path in layer.outputs for kind in moments)
+        if "step_weighted_moment" in collect:
+            yield from (f"{path}/{STEP_WEIGHTED}{kind}" for path in layer.outputs for kind in moments)
+        if "input_norms" in collect:
+            yield from (f"{path}/input_norms" for path in layer.scored)
+        if "importance" in collect:
+            yield from (f"{path}/importance" for path in dict.fromkeys((*layer.inputs, *layer.outputs)))
 
 
 def shard_name(index: int) -> str:

@@ -6,7 +6,7 @@ Declarative records, and the index arithmetic that follows from them. Nothing he
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import Any, Literal, TypeAlias
@@ -90,6 +90,8 @@ class GroupFamily:
         columns: Where they are consumed: the output projections.
         attributes: What else must follow the number of kept groups.
         absent: What replaces a forward that cannot run without groups; None where it can.
+        multiple: The number of kept groups is rounded up to a multiple of this, where some go and some stay: matrix
+            units like round widths.
     """
 
     kind: GroupKind
@@ -98,6 +100,12 @@ class GroupFamily:
     columns: tuple[Span, ...] = ()
     attributes: tuple[GroupAttribute, ...] = ()
     absent: Absent | None = None
+    multiple: int = 1
+
+    def removed(self, num_levels: int) -> tuple[int, ...]:
+        """Return how many groups each level removes, non-decreasing, from none to all of them."""
+        kept = (self.count - removed for removed in groups_removed(self.count, num_levels))
+        return tuple(self.count - min(self.count, -(-own // self.multiple) * self.multiple) for own in kept)
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,7 @@ class Layer:
     """One attention, one FFN, both in one (parallel), or one block.
 
     Groups are numbered through all families: those of the second follow those of the first. A level ℓ of H removes
-    ℓ/H of *each* family.
+    ℓ/H of *each* family, or a little less where widths are rounded.
 
     Attributes:
         name: Path of the module from the denoiser; it identifies the layer everywhere.
@@ -149,8 +157,15 @@ class Layer:
 
     def removed(self, num_levels: int) -> tuple[int, ...]:
         """Return how many groups each level removes, over all families."""
-        counts = (groups_removed(family.count, num_levels) for family in self.families)
+        counts = (family.removed(num_levels) for family in self.families)
         return tuple(sum(level) for level in zip(*counts, strict=True))
+
+    def in_multiples(self, multiple: int) -> Layer:
+        """Return the layer with the number of kept channels rounded up to a multiple; heads and blocks stay free."""
+        if all(own.multiple == multiple for own in self.families if own.kind == "channel"):
+            return self
+        families = (replace(own, multiple=multiple) if own.kind == "channel" else own for own in self.families)
+        return replace(self, families=tuple(families))
 
     def split(self, groups: Tensor) -> tuple[Tensor, ...]:
         """Return the groups of each family, in their order, numbered from 0 within the family."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,12 @@ import torch
 from diff_es.artifacts import claim, list_files
 from diff_es.bank import Bank, BankInfo
 from diff_es.bank.bank import BLOCK_ORDER, FORMAT, level_key, shard_name, write_manifest
-from diff_es.denoisers import Layer, dense_denoiser_of, fingerprint, spec_of
+from diff_es.denoisers import Layer, dense_denoiser_of, fingerprint
 from diff_es.errors import InputError
-from diff_es.progress import track
+from diff_es.progress import in_bytes, in_time, track
+from diff_es.pruning.cost import bank_seconds
 from diff_es.pruning.pruners import BankConfig, pruners, stack_order
+from diff_es.pruning.sizes import BankSizes, lost_to_rounding
 from diff_es.pruning.trajectory import LayerTrajectory
 from diff_es.tensors import Shard, stream_tensors
 from diff_es.versions import versions
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
 
     from diff_es.calibration import CalibrationStats
     from diff_es.stages import StagePlan
+
+
+logger = logging.getLogger(__name__)
 
 
 @torch.no_grad()
@@ -48,6 +54,7 @@ def build_bank(
     info = _described(pipe, stats, plan, config)
     if folder:
         claim(folder, info)
+    _announce(pipe, config, [stage for stage in range(len(stats.sets)) if _is_missing(folder, stage)])
     stages = track(range(len(stats.sets)), "Pruning stages")
     shards = tuple(prune_stage(pipe, stats, config, stage, folder) for stage in stages)
     if folder:
@@ -65,7 +72,9 @@ def missing_stages(pipe: Any, stats: CalibrationStats, plan: StagePlan, config: 
         InputError: as `build_bank`.
     """
     claim(folder, _described(pipe, stats, plan, config))
-    return [stage for stage in range(len(stats.sets)) if not (folder / shard_name(stage)).exists()]
+    missing = [stage for stage in range(len(stats.sets)) if _is_missing(folder, stage)]
+    _announce(pipe, config, missing)
+    return missing
 
 
 def _described(pipe: Any, stats: CalibrationStats, plan: StagePlan, config: BankConfig) -> BankInfo:
@@ -73,7 +82,7 @@ def _described(pipe: Any, stats: CalibrationStats, plan: StagePlan, config: Bank
     if stats.num_stages != plan.num_stages:
         raise InputError(f"The statistics have {stats.num_stages} stages, the plan {plan.num_stages}.")
     denoiser = dense_denoiser_of(pipe)
-    layers = spec_of(denoiser).layers(denoiser, blocks=pruners[config.method].depth)
+    multiple = config.multiple_for(denoiser)
     return BankInfo(
         format=FORMAT,
         fingerprint=fingerprint(denoiser),
@@ -81,10 +90,36 @@ def _described(pipe: Any, stats: CalibrationStats, plan: StagePlan, config: Bank
         depth=pruners[config.method].depth,
         num_levels=config.num_levels,
         plan=plan,
-        layers=tuple(layer.name for layer in layers),
+        layers=tuple(layer.name for layer in config.layers(denoiser)),
         shared=stats.shared,
-        settings={"damping": config.damping, "intercept": config.intercept},
+        settings={
+            "damping": config.damping,
+            "intercept": config.intercept,
+            **({"width_multiple": multiple} if multiple > 1 else {}),
+        },
     )
+
+
+def _is_missing(folder: Path | None, stage: int) -> bool:
+    return folder is None or not (folder / shard_name(stage)).exists()
+
+
+def _announce(pipe: Any, config: BankConfig, stages: Sequence[int]) -> None:
+    """Say what the stages will take, and what rounding leaves in, where that is worth a line."""
+    denoiser = dense_denoiser_of(pipe)
+    layers = config.layers(denoiser)
+    lost = lost_to_rounding(layers, config.num_levels)
+    if stages and lost:
+        what = f"Widths in multiples of {config.multiple_for(denoiser)}"
+        logger.info("%s: levels remove up to %.1f %% of the channels less.", what, 100 * lost)
+    pruner = pruners[config.method]
+    if not stages or not pruner.compensates or not logger.isEnabledFor(logging.INFO):
+        return
+    sizes = BankSizes(denoiser, config.num_levels, compensated=True, intercept=config.intercept)
+    stored = len(stages) * sum(size for layer in layers for size in sizes.trajectory(layer))
+    seconds = len(stages) * bank_seconds(denoiser, layers)
+    what = f"Bank of {len(stages)} {'stage' if len(stages) == 1 else 'stages'}, {len(layers)} layers each"
+    logger.info("%s: %s stored, about %s of solving.", what, in_bytes(stored), in_time(seconds))
 
 
 @torch.no_grad()
@@ -107,7 +142,7 @@ def prune_stage(
         InputError: the statistics lack what the pruner needs, or no damping helps a Hessian.
     """
     denoiser = dense_denoiser_of(pipe)
-    layers = spec_of(denoiser).layers(denoiser, blocks=pruners[config.method].depth)
+    layers = config.layers(denoiser)
     tensors = _stage_tensors(denoiser, layers, stats, stage, config)
     if folder is None:
         return dict(tensors)
@@ -140,13 +175,15 @@ def _parameters(denoiser: nn.Module, paths: Iterable[str]) -> Iterable[tuple[str
 
 def _names(layers: Sequence[Layer], config: BankConfig) -> Iterator[str]:
     """Yield the names of all tensors that a stage's shard may hold."""
-    if pruners[config.method].trajectory is None:
+    pruner = pruners[config.method]
+    if pruner.trajectory is None:
         yield BLOCK_ORDER
         return
+    parts = ("weight", "bias") if config.intercept else ("weight",)
     for layer in layers:
         yield _order_name(layer)
-        for level in _distinct(layer, config.num_levels):
-            paths = (f"{path}.{part}" for path in layer.outputs for part in ("weight", "bias"))
+        for level in _distinct(layer, config.num_levels) if pruner.compensates else ():
+            paths = (f"{path}.{part}" for path in layer.outputs for part in parts)
             yield from (f"{level_key(layer.name, level)}/{path}" for path in paths)
 
 

@@ -11,7 +11,6 @@ from diff_es.pruning.hessian import centred_hessian, compensate_bias
 from diff_es.pruning.obs import ObsConfig, obs_trajectory
 from diff_es.pruning.obs_coupled import CoupledFamily, CoupledOutput, coupled_trajectory
 from diff_es.pruning.trajectory import LayerTrajectory, merged_order
-from diff_es.schedule import groups_removed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +78,7 @@ def _single(layer: Layer, weight: Tensor, hessian: Tensor, settings: tuple[int, 
     (family,) = layer.families
     (span,) = family.columns
     num_levels, config = settings
-    removals = groups_removed(family.count, num_levels)
+    removals = family.removed(num_levels)
     solved = obs_trajectory(weight, hessian, group_size=span.size, removals=removals, config=config, name=layer.name)
     return (solved.order,), tuple((level.weight,) for level in solved.levels)
 
@@ -95,7 +94,7 @@ def _coupled(
     parts = zip(weights, hessians, rows, strict=True)
     outputs = [CoupledOutput(weight, hessian, own / sum(rows)) for weight, hessian, own in parts]
     families = [
-        CoupledFamily(_columns(layer, family, weights[0].device), groups_removed(family.count, num_levels))
+        CoupledFamily(_columns(layer, family, weights[0].device), family.removed(num_levels))
         for family in layer.families
     ]
     solved = coupled_trajectory(outputs, families, config=config, name=layer.name)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 
-from diff_es.calibration.statistics import WHOLE_RUN
+from diff_es.calibration.statistics import MOMENTS, WHOLE_RUN
+from diff_es.denoisers import spec_of
 from diff_es.errors import InputError
 from diff_es.pruning import layerdrop, magnitude, taylor, wanda
 from diff_es.pruning.compensate import compensate
@@ -17,10 +18,14 @@ from diff_es.pruning.trajectory import LayerTrajectory, merged_order
 from diff_es.registry import Registry
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from diff_es.calibration.statistics import LayerStatistics, Moments, Statistic
     from diff_es.denoisers import Layer
+
+
+#: Half-precision matrix units of NVIDIA's GPUs take 8 values at once.
+_CUDA_MULTIPLE = 8
 
 
 @dataclass(frozen=True)
@@ -33,12 +38,15 @@ class BankConfig:
         num_levels: H. With H equal to the number of heads, every level removes one head.
         damping: OBS: added to the Hessian's diagonal, as a share of its mean.
         intercept: OBS: let the bias of the output projection take part in the least squares. The paper does not.
+        width_multiple: Round the number of kept FFN channels up to a multiple of this at every level, which removes a
+            little less: GPUs multiply matrices of round widths faster. "auto" is 8 on CUDA, elsewhere 1 (no rounding).
     """
 
     method: str = "obs"
     num_levels: int = 16
     damping: float = 0.01
     intercept: bool = False
+    width_multiple: int | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
         pruners[self.method]
@@ -46,6 +54,19 @@ class BankConfig:
             raise InputError(f"num_levels={self.num_levels} must be at least 1.")
         if not 0 < self.damping <= 1:
             raise InputError(f"damping={self.damping} must lie in (0, 1].")
+        if self.width_multiple != "auto" and self.width_multiple < 1:
+            raise InputError(f"width_multiple={self.width_multiple} must be at least 1, or 'auto'.")
+
+    def layers(self, denoiser: nn.Module) -> tuple[Layer, ...]:
+        """Return the denoiser's layers, or blocks, with their widths rounded as wanted."""
+        layers = spec_of(denoiser).layers(denoiser, blocks=pruners[self.method].depth)
+        return tuple(layer.in_multiples(self.multiple_for(denoiser)) for layer in layers)
+
+    def multiple_for(self, denoiser: nn.Module) -> int:
+        """Return `width_multiple` as a number: "auto" depends on the device that the denoiser is on."""
+        if self.width_multiple != "auto":
+            return self.width_multiple
+        return _CUDA_MULTIPLE if next(denoiser.parameters()).is_cuda else 1
 
 
 #: The layer's dense parameters by path.
@@ -71,6 +92,11 @@ class Pruner:
     def one_set(self) -> bool:
         """Whether all stages share one trajectory, whatever the calibration is: it is one pruned model."""
         return set(self.needs) <= WHOLE_RUN
+
+    @property
+    def compensates(self) -> bool:
+        """Whether it moves weights: a pruner that reads second moments does."""
+        return not MOMENTS.isdisjoint(self.needs)
 
 
 pruners: Registry[Pruner] = Registry("pruner")

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from diff_es.schedule import groups_removed
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -42,7 +40,7 @@ def merged_order(layer: Layer, orders: Sequence[Tensor], num_levels: int) -> Ten
     Returns:
         All groups, numbered through the families, int64: those of level 1 first, family by family, then level 2, …
     """
-    steps = [list(pairwise(groups_removed(family.count, num_levels))) for family in layer.families]
+    steps = [list(pairwise(family.removed(num_levels))) for family in layer.families]
     parts = [
         order[slice(*steps[index][level])] + first
         for level in range(num_levels)

@@ -7,10 +7,13 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from diff_es.calibration.passes import Forecast, forecast
 from diff_es.denoisers import denoiser_of, spec_of
 from diff_es.fitness import run
 from diff_es.pipelines import latent_shape
 from diff_es.pruning import pruners
+from diff_es.pruning.cost import bank_seconds
+from diff_es.pruning.sizes import lost_to_rounding
 from diff_es.run.footprint import ENTRY, footprint
 from diff_es.run.measure import CHUNK
 from diff_es.sampling import any_requests
@@ -32,14 +35,20 @@ class Estimate:
     Attributes:
         evaluations: Schedules that will be scored, over all searches, at most.
         search_seconds: Time for them.
+        bank_seconds: Time for solving the bank.
         other_seconds: Time for calibration, sensitivity, and the final measurements.
+        calibration: Passes, memory and disk of the calibration; None where the pruner needs none.
+        lost_to_rounding: Share of the FFN channels that levels ask for and rounded widths keep, at most.
         disk_bytes: Size of latents, calibration statistics, bank, artefact and the evaluation's images together, about.
         seconds_per_image: Measured: one image of the dense pipeline in a search batch.
     """
 
     evaluations: int
     search_seconds: float
+    bank_seconds: float
     other_seconds: float
+    calibration: Forecast | None
+    lost_to_rounding: float
     disk_bytes: int
     seconds_per_image: float
 
@@ -63,10 +72,15 @@ def estimate(session: Session) -> Estimate:
     # Each latency is timed twice, once for the denoiser alone.
     timed = 2 * (section.latency_repeats + 3) * sum(section.latency_batch_sizes)
     images = section.images + timed
+    calibration = _calibration(session)
+    layers = session.pruner_config.layers(denoiser_of(session.pipe))
     return Estimate(
         evaluations=evaluations,
         search_seconds=evaluations * recipe.search.probes * seconds * cost,
-        other_seconds=contestants * images * seconds + _preparation_images(session) * seconds,
+        bank_seconds=_bank_seconds(session),
+        other_seconds=contestants * images * seconds + _preparation_images(session, calibration) * seconds,
+        calibration=calibration,
+        lost_to_rounding=lost_to_rounding(layers, recipe.pruning.levels),
         disk_bytes=_disk(session) + contestants * _samples(section.images, stored),
         seconds_per_image=seconds,
     )
@@ -97,18 +111,43 @@ def _samples(count: int, size: int) -> int:
     return count * size + math.ceil(count / CHUNK) * 5 * ENTRY
 
 
-def _preparation_images(session: Session) -> float:
+def _calibration(session: Session) -> Forecast | None:
+    config = session.calibration_config
+    if not config.collect:
+        return None
+    sets = 1 if config.shared or config.whole_run else session.recipe.stages
+    return forecast(session.pipe, config, sets=sets, live=session.recipe.calibration.source == "sampling")
+
+
+def _bank_seconds(session: Session) -> float:
+    pruner = pruners[session.recipe.pruning.method]
+    if not pruner.compensates:
+        return 0.0
+    denoiser = denoiser_of(session.pipe)
+    sets = 1 if session.recipe.calibration.shared or pruner.one_set else session.recipe.stages
+    return sets * bank_seconds(denoiser, spec_of(denoiser).layers(denoiser, blocks=False))
+
+
+def _preparation_images(session: Session, calibration: Forecast | None) -> float:
     """Calibration and sensitivity in units of sampled images: their denoiser calls over the steps of one image."""
     recipe = session.recipe
     denoiser = denoiser_of(session.pipe)
-    pruner = pruners[recipe.pruning.method]
-    layers = spec_of(denoiser).layers(denoiser, blocks=pruner.depth)
-    # A statistic of the whole run looks at every step; gradients cost about two passes more.
-    passes = recipe.sampler.steps * (3 if "importance" in pruner.needs else 1) if pruner.one_set else recipe.stages
-    calibrated = passes * recipe.calibration.samples * bool(pruner.needs)
+    layers = spec_of(denoiser).layers(denoiser, blocks=pruners[recipe.pruning.method].depth)
+    calibrated = _calls_per_sample(session, calibration) * recipe.calibration.samples if calibration else 0
     probed = recipe.stages * len(layers) * recipe.pruning.levels * recipe.search.sensitivity_samples / 2
     uses_sensitivity = recipe.search.allocation == "sensitivity"
     return (calibrated + probed * uses_sensitivity) / recipe.sampler.steps
+
+
+def _calls_per_sample(session: Session, calibration: Forecast) -> float:
+    """Denoiser calls that calibration takes for each of its images."""
+    steps, pruner = session.recipe.sampler.steps, pruners[session.recipe.pruning.method]
+    if pruner.one_set:  # looks at every step; gradients cost about two calls more
+        return steps * (3 if "importance" in pruner.needs else calibration.passes)
+    rerun = calibration.passes * (calibration.sets - calibration.live)
+    if session.recipe.calibration.source == "sampling":
+        return steps * (1 + rerun / calibration.sets)
+    return rerun
 
 
 def _disk(session: Session) -> int:
@@ -117,7 +156,7 @@ def _disk(session: Session) -> int:
     section = recipe.pruning
     sizes = footprint(
         denoiser,
-        spec_of(denoiser).layers(denoiser, blocks=pruners[section.method].depth),
+        session.pruner_config.layers(denoiser),
         method=section.method,
         num_levels=section.levels,
         stages=recipe.stages,

@@ -5,17 +5,17 @@ Weights are not looked at, so a denoiser on the meta device, of whatever size, i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from diff_es.calibration.passes import MOMENTS, stored_bytes
+from diff_es.calibration.passes import stored_bytes
 from diff_es.calibration.statistics import bytes_needed
 from diff_es.pruning import pruners
-from diff_es.schedule import groups_removed
+from diff_es.pruning.sizes import BankSizes
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from diff_es.denoisers import Layer
 
@@ -66,13 +66,12 @@ def footprint(  # noqa: PLR0913 (the settings of a run that sizes depend on)
     """
     pruner = pruners[method]
     sets = 1 if shared or pruner.one_set else stages
-    compensated = not MOMENTS.isdisjoint(pruner.needs)
-    sizes = _Sizes(denoiser, num_levels, compensated, intercept)
+    sizes = BankSizes(denoiser, num_levels, pruner.compensates, intercept)
     statistics = [size for layer in layers for size in stored_bytes(denoiser, layer, pruner.needs)]
     # A bank of blocks is the order in which they leave, int64, and nothing else.
     bank = [8 * len(layers)] if pruner.depth else [size for layer in layers for size in sizes.trajectory(layer)]
     thin = [size for layer in layers for size in sizes.level(layer, 0)]
-    moments = [bytes_needed(denoiser, layer) for layer in layers if compensated]
+    moments = [bytes_needed(denoiser, layer) for layer in layers if pruner.compensates]
     return Footprint(
         sets * _stored(statistics), sets * _stored(bank), stages * _stored(thin), sum(moments), max(moments, default=0)
     )
@@ -80,44 +79,3 @@ def footprint(  # noqa: PLR0913 (the settings of a run that sizes depend on)
 
 def _stored(tensors: Sequence[int]) -> int:
     return sum(tensors) + ENTRY * len(tensors)
-
-
-@dataclass(frozen=True)
-class _Sizes:
-    """Bytes of each tensor that is kept of a layer in one stage."""
-
-    denoiser: nn.Module
-    num_levels: int
-    compensated: bool
-    intercept: bool
-
-    def trajectory(self, layer: Layer) -> Iterator[int]:
-        """What the bank keeps: the order, int64, and weights by level."""
-        yield 8 * layer.num_groups
-        removed = layer.removed(self.num_levels)
-        for level in range(1, self.num_levels + 1):
-            if self.compensated and removed[level] > removed[level - 1]:  # else the level before is read in its place
-                yield from self._outputs(layer, level)
-
-    def level(self, layer: Layer, level: int) -> Iterator[int]:
-        """What an artefact keeps at one level."""
-        yield 8 * (layer.num_groups - layer.removed(self.num_levels)[level])
-        if self.compensated:
-            yield from self._outputs(layer, level)
-
-    def _outputs(self, layer: Layer, level: int) -> Iterator[int]:
-        """Each output projection at a level, and its bias where that moves."""
-        for path in layer.outputs:
-            weight = self._weight(path)
-            gone = sum(
-                span.size * groups_removed(family.count, self.num_levels)[level]
-                for family in layer.families
-                for span in family.columns
-                if span.path == path
-            )
-            yield (weight.shape[1] - gone) * weight[:, :1].numel() * weight.element_size()
-            if self.intercept and getattr(self.denoiser.get_submodule(path), "bias", None) is not None:
-                yield weight.shape[0] * weight.element_size()
-
-    def _weight(self, path: str) -> Tensor:
-        return self.denoiser.get_parameter(f"{path}.weight")

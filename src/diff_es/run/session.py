@@ -29,6 +29,7 @@ from diff_es.calibration import (
     calibrate,
     collect,
 )
+from diff_es.calibration.passes import forecast
 from diff_es.denoisers import denoiser_of, dense_denoiser_of
 from diff_es.errors import InputError
 from diff_es.evaluation.caches import Cache, cache_for
@@ -83,8 +84,8 @@ class Session:
 
         Raises:
             InputError: unknown pruner or metric, a model that cannot be pruned, more stages than steps, a budget that
-                no schedule meets, prompts that are missing, too few, or for a class-conditional model, or a cache that
-                the model cannot have.
+                no schedule meets, too little memory for the largest layer's Hessian, prompts that are missing, too few,
+                or for a class-conditional model, or a cache that the model cannot have.
         """
         search = self.recipe.search
         _ = self.pruner_config, metrics[search.metric], self.evolution, algorithms[search.algorithm]
@@ -97,6 +98,8 @@ class Session:
         check_prompts(self.recipe, self.pipe)
         check_data(self.recipe.calibration, self.pipe)
         _ = self.search_probes(), self.space
+        if self.calibration_config.collect:  # whether the memory limit holds the largest layer
+            forecast(self.pipe, self.calibration_config, sets=1, live=False)
         if self.cache is not None:
             self.cache.check(self.pipe)
 
@@ -136,7 +139,17 @@ class Session:
     def pruner_config(self) -> BankConfig:
         """How the bank is made."""
         section = self.recipe.pruning
-        return BankConfig(section.method, section.levels, section.damping, section.intercept)
+        return BankConfig(section.method, section.levels, section.damping, section.intercept, section.width_multiple)
+
+    @property
+    def calibration_config(self) -> CalibrationConfig:
+        """What is collected, and within which memory."""
+        return CalibrationConfig(
+            stages=self.plan,
+            collect=pruners[self.pruner_config.method].needs,
+            shared=self.recipe.calibration.shared,
+            memory_limit=int(self.recipe.calibration.memory_limit_gib * 2**30),
+        )
 
     @cached_property
     def source(self) -> CalibrationSource:
@@ -186,16 +199,6 @@ class Session:
     def calibrate_stages(self, stages: Sequence[int | None]) -> None:
         """Write the statistics of some stages, or the one set of all."""
         collect.calibrate_stages(self.pipe, self.source, self.calibration_config, stages, self.stock / "calibration")
-
-    @property
-    def calibration_config(self) -> CalibrationConfig:
-        """What is collected."""
-        return CalibrationConfig(
-            stages=self.plan,
-            collect=pruners[self.pruner_config.method].needs,
-            shared=self.recipe.calibration.shared,
-            memory_limit=int(self.recipe.calibration.memory_limit_gib * 2**30),
-        )
 
     @cached_property
     def space(self) -> ScheduleSpace:
