@@ -47,6 +47,8 @@ _TAIL = """
 - `stages`: at most one per sampler step. Stages with equal numbers of steps meet the budget exactly.
 - `search.sparsity` is a share of the *prunable* MACs. What is not prunable stays; `diff-es inspect` shows how much
   that is. Report and result hold the MACs of the whole denoiser, counted.
+- `search.racing_margin`: 3 is careful, smaller ones save more denoiser calls and drop more children wrongly. Racing
+  needs `search.batch_size` below `search.probes`; small batches may cost more time on a GPU than is saved.
 - `calibration.source: sampling` needs no data set; it is the way for schedulers without `alphas_cumprod` too.
 - `prompts`: for text-to-image models, which need them; class-conditional ones refuse them. The search takes the first
   `search.probes` prompts, and a shorter list is refused. Where enough are left, the evaluation takes its prompts from

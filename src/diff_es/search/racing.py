@@ -37,7 +37,7 @@ class Racing:
     """
 
     first: int = 4
-    margin: float = 2.0
+    margin: float = 3.0
 
     def __post_init__(self) -> None:
         if self.first < 2:
