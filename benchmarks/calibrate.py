@@ -3,7 +3,8 @@
 Each is collected from noised latents (random ones: time depends on neither values nor labels) and, but for those that
 need a data set, from the model's own denoising runs: once while these are sampled, and once from recorded calls that
 are run again, with the same bits. The model of DiT-XL/2's size has random weights and inputs; its Hessians are given
-less memory than they need, so that it takes several passes.
+less memory than they need, so that it takes several passes. `cpu_seconds` is the processor time of all threads, which
+tells more than the clock where other programs run.
 """
 
 from __future__ import annotations
@@ -66,12 +67,14 @@ class Gauge:
             self._resident.reset_peak()
         self._before = torch.cuda.memory_allocated() if self._cuda else self._resident.now()
         self._start = time.perf_counter()
+        self._start_cpu = time.process_time()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._cuda:
             torch.cuda.synchronize()
         self.seconds = time.perf_counter() - self._start
+        self.cpu_seconds = time.process_time() - self._start_cpu
         self.grown = (torch.cuda.max_memory_allocated() if self._cuda else self._resident.peak()) - self._before
 
 
@@ -151,6 +154,7 @@ def measure(pipe: Any, source: CalibrationSource, config: CalibrationConfig) -> 
         "predicted": asdict(predicted),
         "memory_limit": config.memory_limit,
         "seconds": round(gauge.seconds, 3),
+        "cpu_seconds": round(gauge.cpu_seconds, 3),
         "denoiser_calls": calls,
         "memory_grown_bytes": gauge.grown,
         "stored_bytes": disk,

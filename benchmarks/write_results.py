@@ -273,7 +273,7 @@ def calibrate() -> str:
             row["source"],
             _ways(row["predicted"]),
             str(row["denoiser_calls"]),
-            f"{row['seconds']:.1f} s",
+            f"{row['seconds']:.1f} s ({row['cpu_seconds']:.1f} s)",
             f"{_size(row['predicted']['bytes_at_once'])} / {_size(row['memory_grown_bytes'])}",
             f"{_size(row['predicted']['disk_bytes'])} / {_size(row['stored_bytes'])}",
         ]
@@ -285,7 +285,7 @@ def calibrate() -> str:
         "inputs",
         "sets",
         "denoiser calls",
-        "time",
+        "time (of processors)",
         "sums at once, predicted / memory grown",
         "stored, predicted / real",
     ]

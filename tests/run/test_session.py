@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from diff_es.artifacts import read_record
 from diff_es.baselines import algorithms, three_stage
@@ -13,6 +14,7 @@ from diff_es.calibration import SamplingSource
 from diff_es.run import Session, compress
 from diff_es.run.estimate import estimate
 from diff_es.search import SearchResult
+from diff_es.views import estimate_table
 from run.tiny_run import Finished, canonical_journal, outcome, tiny_recipe
 
 ALGORITHMS = ("evolution", "random", "greedy", "hill-climb", "stagewise-dp", "uniform", "three-stage")
@@ -40,6 +42,23 @@ def test_two_sessions_share_what_the_first_has_made(finished: Finished, tmp_path
         assert [path.name for path in (tmp_path / name).iterdir()] == ["search"]
         found = read_record(tmp_path / name / "search" / "sensitivity" / "result.json", SearchResult)
         assert found == finished.result.search
+
+
+def test_rounded_widths_reach_the_bank_and_the_estimate(finished: Finished, tmp_path: Path) -> None:
+    """Seven levels of 64 channels: those that keep 27, 18 and 9 of them keep 32, 24 and 16 in multiples of 8."""
+    recipe = tiny_recipe(finished.model, pruning={"levels": 7, "width_multiple": 8})
+    session = Session(recipe, tmp_path)
+    assert session.bank.info.width_multiple == 8
+    (ffn,) = [layer for layer in session.pruner_config.layers(session.pipe.transformer)[:2] if layer.kind == "ffn"]
+    assert len(session.bank.thin(0, ffn, 4).kept) == 32
+    rounded, plain = estimate(session), estimate(Session(tiny_recipe(finished.model, pruning={"levels": 7}), tmp_path))
+    assert (rounded.lost_to_rounding, plain.lost_to_rounding) == (7 / 64, 0)
+    assert rounded.disk_bytes > plain.disk_bytes
+    console = Console(width=100)
+    for predicted, said in ((rounded, True), (plain, False)):
+        with console.capture() as captured:
+            console.print(estimate_table(predicted))
+        assert ("10.9% of the channels" in captured.get()) == said
 
 
 def test_a_search_seed_changes_the_search_and_nothing_else(finished: Finished, tmp_path: Path) -> None:
