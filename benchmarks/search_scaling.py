@@ -33,6 +33,7 @@ class Search:
         workers: Number of workers.
         seconds: Of the search alone.
         start_seconds: Until all workers were open and had scored one schedule.
+        busy_share: Share of the workers' time in which they scored something; the rest is waiting.
         candidates: Schedules that were scored.
         denoiser_calls: Denoiser calls that were run, on all workers together; replay saves fewer on more workers.
         journal: What `Journal.canonical` gives.
@@ -41,6 +42,7 @@ class Search:
     workers: int
     seconds: float
     start_seconds: float
+    busy_share: float
     candidates: int
     denoiser_calls: int
     journal: list[Any]
@@ -97,8 +99,9 @@ def search(recipe: Recipe, stock: Path, count: int) -> Search:
             seconds = time.perf_counter() - start
         entries = read_entries(Path(folder) / "search" / "uniform" / "journal.jsonl")
     calls = sum(entry.outcome.denoiser_calls for entry in entries)
-    found = Search(count, seconds, start - began, len(entries), calls, sorted(entry.key for entry in entries))
-    print(f"{count} workers: {seconds:.1f} s, {calls} denoiser calls for {len(entries)} schedules")
+    busy = sum(entry.seconds for entry in entries) / (count * seconds)
+    found = Search(count, seconds, start - began, busy, len(entries), calls, sorted(entry.key for entry in entries))
+    print(f"{count} workers: {seconds:.1f} s, {busy:.0%} busy, {calls} denoiser calls for {len(entries)} schedules")
     return found
 
 

@@ -45,6 +45,18 @@ def test_a_whole_run_does_not_depend_on_the_workers(finished: Finished, tmp_path
     assert [name for name in mine if mine[name] != theirs[name]] == []
 
 
+@pytest.mark.slow
+def test_a_race_does_not_depend_on_the_workers(finished: Finished, tmp_path: Path) -> None:
+    raced = {"probes": 4, "batch_size": 2, "racing_probes": 2, "racing_margin": 1e-6, "generations": 4}
+    recipe = finished.recipe.changed({"search": raced})
+    here, there = (Session(recipe, tmp_path / name, stock=finished.folder) for name in ("here", "there"))
+    expected = here.search("sensitivity")
+    with RayWorkers(2).start(opens(there), gpus=False) as there.workers:
+        assert there.search("sensitivity") == expected
+    assert journal(tmp_path / "there") == journal(tmp_path / "here")
+    assert '"dropped":true' in (tmp_path / "there" / "search" / "sensitivity" / "journal.jsonl").read_text()
+
+
 def search(finished: Finished, folder: Path, patience: Patience, **faults: Any) -> SearchResult:
     """Search on two workers with faults, with the bank of the finished run."""
     folder.mkdir()

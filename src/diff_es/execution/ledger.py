@@ -21,7 +21,8 @@ class Patience:
     Attributes:
         deaths: A task is given up when so many workers have died of it, ≥ 1.
         factor: A task hangs when it takes so many times the median of its kind, > 1, …
-        least: … and at least so many seconds: a new worker first loads and compiles.
+        least: … and at least so many seconds: a new worker first loads and compiles. And never before twice the longest
+            of its kind: where most candidates are replayed or dropped early, a whole one is far from the median.
         unknown: Seconds after which a task hangs while fewer than three of its kind are done.
         in_a_row: So many deaths without anything done in between end the run.
     """
@@ -60,7 +61,7 @@ class Ledger:
         known = self._seconds[kind]
         if len(known) < 3:
             return self.patience.unknown
-        return max(self.patience.least, self.patience.factor * statistics.median(known))
+        return max(self.patience.least, self.patience.factor * statistics.median(known), 2 * max(known))
 
     def done(self, end: Done[Any]) -> None:
         """Enter a task that ended well."""

@@ -213,7 +213,9 @@ class RayExecutor(Generic[W]):
     def _check_clock(self, slot: _Slot[W], waiting: list[Task[W]]) -> None:
         """End a worker that hangs."""
         limit = self._ledger.limit(slot.task.kind if slot.task else "")
-        if time.monotonic() - slot.started > limit:
+        late = time.monotonic() - slot.started > limit
+        # Where this process itself was held up, the answer may be there.
+        if late and not ray.wait([slot.call], timeout=0)[0]:
             self._bury(slot, waiting, f"It did not end within {limit:.0f} s.")
 
     def _bury(self, slot: _Slot[W], waiting: list[Task[W]], reason: str) -> None:

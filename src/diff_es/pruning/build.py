@@ -82,7 +82,6 @@ def _described(pipe: Any, stats: CalibrationStats, plan: StagePlan, config: Bank
     if stats.num_stages != plan.num_stages:
         raise InputError(f"The statistics have {stats.num_stages} stages, the plan {plan.num_stages}.")
     denoiser = dense_denoiser_of(pipe)
-    layers = config.layers(denoiser)
     multiple = config.multiple_for(denoiser)
     return BankInfo(
         format=FORMAT,
@@ -91,7 +90,7 @@ def _described(pipe: Any, stats: CalibrationStats, plan: StagePlan, config: Bank
         depth=pruners[config.method].depth,
         num_levels=config.num_levels,
         plan=plan,
-        layers=tuple(layer.name for layer in layers),
+        layers=tuple(layer.name for layer in config.layers(denoiser)),
         shared=stats.shared,
         settings={
             "damping": config.damping,
