@@ -195,21 +195,19 @@ class RandomPruning:
     def _dropped(self, gone: set[int]) -> tuple[int, ...]:
         return tuple(self.num_levels if block in gone else 0 for block in range(len(self.layers)))
 
-    def thin(self, stage: int, layer: Layer, level: int) -> ThinLayer:
+    def kept(self, stage: int, layer: Layer, level: int) -> Tensor:
+        """As many groups of each family as the level keeps, whatever the order of families is."""
         if self.depth:
-            return ThinLayer(torch.empty(0, dtype=torch.int64))
+            return torch.empty(0, dtype=torch.int64)
         generator = torch.Generator().manual_seed(1000 * stage + self.layers.index(layer.name))
-        order = torch.cat(
-            [
-                first + torch.randperm(family.count, generator=generator)
-                for first, family in zip(layer.firsts, layer.families, strict=True)
-            ]
-        )
-        gone = layer.removed(self.num_levels)[level]
-        # As many of each family as the level takes, whatever the order within it.
-        counts = [round(gone * family.count / layer.num_groups) for family in layer.families]
-        parts = zip(order.split([family.count for family in layer.families]), counts, strict=True)
-        return ThinLayer(torch.cat([part[count:] for part, count in parts]).sort().values)
+        parts = []
+        for first, family in zip(layer.firsts, layer.families, strict=True):
+            order = torch.randperm(family.count, generator=generator)
+            parts.append(first + order[family.removed(self.num_levels)[level] :])
+        return torch.cat(parts).sort().values
+
+    def thin(self, stage: int, layer: Layer, level: int) -> ThinLayer:
+        return ThinLayer(self.kept(stage, layer, level))
 
 
 def ramp(stages: int, num_levels: int) -> tuple[int, ...]:

@@ -136,19 +136,27 @@ class Bank:
         table = tuple(_dropped(self._shard(stage)[BLOCK_ORDER].tolist(), levels) for stage in range(stages))
         return Allocation("uniform", self.layers, table)
 
-    def thin(self, stage: int, layer: Layer, level: int) -> ThinLayer:
-        """Return the layer at a level in 1…H of a stage."""
+    def kept(self, stage: int, layer: Layer, level: int) -> Tensor:
+        """Return the groups that a layer keeps at a level in 1…H of a stage, ascending, int64."""
         if not 0 < level <= self.num_levels:
             raise InputError(f"level={level} must lie in 1…{self.num_levels}.")
         if layer.kind == "block":
-            return ThinLayer(torch.empty(0, dtype=torch.int64))
-        shard = self._shard(stage)
-        counts = layer.in_multiples(self.info.width_multiple).removed(self.num_levels)
-        kept = shard[f"{layer.name}/order"][counts[level] :].sort().values
+            return torch.empty(0, dtype=torch.int64)
+        return self._shard(stage)[f"{layer.name}/order"][self._removed(layer)[level] :].sort().values
+
+    def thin(self, stage: int, layer: Layer, level: int) -> ThinLayer:
+        """Return the layer at a level in 1…H of a stage."""
+        kept = self.kept(stage, layer, level)
+        if layer.kind == "block":
+            return ThinLayer(kept)
+        shard, counts = self._shard(stage), self._removed(layer)
         # With more levels than groups, neighbouring levels are the same; the first of them is stored.
         key = level_key(layer.name, counts.index(counts[level]))
         names = (f"{path}.{part}" for path in layer.outputs for part in ("weight", "bias"))
         return ThinLayer(kept, {name: shard[f"{key}/{name}"] for name in names if f"{key}/{name}" in shard})
+
+    def _removed(self, layer: Layer) -> tuple[int, ...]:
+        return layer.in_multiples(self.info.width_multiple).removed(self.num_levels)
 
     def _shard(self, stage: int) -> Mapping[str, Tensor]:
         return self.shards[0 if self.info.shared else stage]

@@ -109,8 +109,8 @@ class Pruned:
         """Whether the layers are whole blocks."""
         return self.info.depth
 
-    def thin(self, stage: int, layer: Layer, level: int) -> ThinLayer:
-        """Return the layer as the schedule has it.
+    def kept(self, stage: int, layer: Layer, level: int) -> Tensor:
+        """Return the groups that a layer keeps, ascending, int64.
 
         Raises:
             InputError: another level than the schedule's.
@@ -122,8 +122,18 @@ class Pruned:
         shard = self.shards[stage]
         if f"{layer.name}/kept" not in shard:
             raise ArtifactError(f"{shard_name(stage)} lacks {layer.name}, which the schedule prunes.")
+        return shard[f"{layer.name}/kept"]
+
+    def thin(self, stage: int, layer: Layer, level: int) -> ThinLayer:
+        """Return the layer as the schedule has it.
+
+        Raises:
+            InputError: another level than the schedule's.
+            ArtifactError: the shard lacks the layer.
+        """
+        kept, shard = self.kept(stage, layer, level), self.shards[stage]
         names = (f"{path}.{part}" for path in layer.outputs for part in ("weight", "bias"))
-        return ThinLayer(shard[f"{layer.name}/kept"], {name: shard[name] for name in names if name in shard})
+        return ThinLayer(kept, {name: shard[name] for name in names if name in shard})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Pruned:
         """An artefact never changes: copies of a routed model share it."""

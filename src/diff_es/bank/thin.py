@@ -50,5 +50,8 @@ class ThinSource(Protocol):
     def depth(self) -> bool:
         """Whether the layers are whole blocks (LayerDrop)."""
 
+    def kept(self, stage: int, layer: Layer, level: int) -> Tensor:
+        """Return the groups that a layer keeps at a level ≥ 1 of a stage, ascending, int64; reads no weights."""
+
     def thin(self, stage: int, layer: Layer, level: int) -> ThinLayer:
         """Return the layer at a level ≥ 1 of a stage."""

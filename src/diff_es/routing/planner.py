@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,10 +13,9 @@ import torch
 from diff_es.denoisers import dense_denoiser_of, spec_of
 from diff_es.errors import InputError
 from diff_es.routing.residence import Mode
-from diff_es.schedule import groups_removed
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from diff_es.bank import ThinSource
     from diff_es.denoisers import Layer
@@ -59,7 +60,7 @@ def choose_mode(pipe: Any, source: ThinSource, schedule: PruningSchedule, memory
     denoiser = dense_denoiser_of(pipe)
     device = next(denoiser.parameters()).device
     needed = weight_bytes(denoiser, source, schedule)
-    limit = _free(device, _bytes(denoiser)) if memory_limit is None else memory_limit
+    limit = _free(denoiser) if memory_limit is None else memory_limit
     # On a CPU the device is the host, and there is nothing to stream from.
     modes: tuple[Mode, ...] = ("resident", "gather") if device.type == "cpu" else ("resident", "stream", "gather")
     fitting = [mode for mode in modes if limit is None or needed[mode] <= limit]
@@ -80,64 +81,53 @@ def _reason(mode: Mode, modes: tuple[Mode, ...], needed: Mapping[Mode, int], lim
     return f"{mode}: its weights take {needed[mode] / _GIB:.2f}{of} GiB{because}."
 
 
-def _free(device: torch.device, own: int) -> int | None:
+def _free(denoiser: nn.Module) -> int | None:
     """Device memory for the denoiser's weights: what is free, and what they occupy already; None for a CPU."""
+    device = next(denoiser.parameters()).device
     if device.type != "cuda":
         return None
     free, _ = torch.cuda.mem_get_info(device)
-    return free + own
+    return free + sum(parameter.numel() * parameter.element_size() for parameter in denoiser.parameters())
 
 
 def weight_bytes(denoiser: nn.Module, source: ThinSource, schedule: PruningSchedule) -> dict[Mode, int]:
-    """Return the device memory that a denoiser's weights take in each mode, computed from shapes alone."""
+    """Return the device memory that a denoiser's weights take in each mode, computed without cutting any."""
     layers = spec_of(denoiser).layers(denoiser, blocks=source.depth)
-    rows = schedule.layer_levels
-    sizes = [_LayerSizes(denoiser, layer, source.num_levels) for layer in layers]
-    dense = _bytes(denoiser)
-    thin = [sum(own.thin(level) for own, level in zip(sizes, row, strict=True) if level) for row in rows]
-    changed = [own for index, own in enumerate(sizes) if any(row[index] for row in rows)]
-    whole = [sum(own.thin(row[index]) for index, own in enumerate(sizes) if own in changed) for row in rows]
-    parked = sum(own.thin(0) for own in changed)
+    pruned = [index for index in range(len(layers)) if any(row[index] for row in schedule.layer_levels)]
+    thin, whole = [], []
+    for stage, row in enumerate(schedule.layer_levels):
+        kept = {i: source.kept(stage, layers[i], row[i]) if row[i] else None for i in pruned}
+        sizes = {i: layer_bytes(denoiser, layers[i], groups) for i, groups in kept.items()}
+        thin.append(sum(size for i, size in sizes.items() if row[i]))
+        whole.append(sum(sizes.values()))
+    dense = sum(parameter.numel() * parameter.element_size() for parameter in denoiser.parameters())
+    parked = sum(layer_bytes(denoiser, layers[i], None) for i in pruned)
     blocks = max(whole[::-2], default=0) + max(whole[-2::-2], default=0)
-    return {
-        "resident": dense + sum(thin),
-        "stream": dense - parked + blocks,
-        "gather": dense + max(thin),
-    }
+    return {"resident": dense + sum(thin), "stream": dense - parked + blocks, "gather": dense + max(thin)}
 
 
-def _bytes(module: nn.Module) -> int:
-    return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
+def layer_bytes(denoiser: nn.Module, layer: Layer, kept: Tensor | None) -> int:
+    """Return the bytes of a layer's parameters when only some groups are kept (None: all of them).
+
+    Biases of output projections count as if every level had its own. A dropped block has no weights of its own.
+    """
+    split = layer.split(kept) if kept is not None else None
+    gone = [own.count - len(split[i]) if split is not None else 0 for i, own in enumerate(layer.families)]
+    rows, columns = Counter[str](), Counter[str]()
+    for own, count in zip(layer.families, gone, strict=True):
+        for lost, spans in ((rows, own.rows), (columns, own.columns)):
+            for span in spans:
+                lost[span.path] += span.size * count
+    inputs = sum(_module_bytes(denoiser, path, 0, rows[path]) for path in layer.inputs)
+    return inputs + sum(_module_bytes(denoiser, path, 1, columns[path]) for path in layer.outputs)
 
 
-class _LayerSizes:
-    """Bytes of a layer's parameters at each level; biases of outputs count as if each level had its own."""
-
-    def __init__(self, denoiser: nn.Module, layer: Layer, num_levels: int) -> None:
-        self._denoiser = denoiser
-        self._layer = layer
-        self._num_levels = num_levels
-
-    def thin(self, level: int) -> int:
-        """Bytes at a level; 0 is the dense layer. A dropped block has no weights of its own in any."""
-        rows = sum(self._share(path, level, side="rows") for path in self._layer.inputs)
-        return rows + sum(self._share(path, level, side="columns") for path in self._layer.outputs)
-
-    def _share(self, path: str, level: int, *, side: str) -> int:
-        """Bytes of one module when a level's rows or columns are gone."""
-        gone = sum(
-            span.size * groups_removed(family.count, self._num_levels)[level]
-            for family in self._layer.families
-            for span in (family.rows if side == "rows" else family.columns)
-            if span.path == path
-        )
-        total = 0
-        for name, parameter in self._denoiser.get_submodule(path).named_parameters(recurse=False):
-            if side == "rows":
-                left = parameter.numel() // len(parameter) * (len(parameter) - gone)
-            elif name == "weight":
-                left = parameter.numel() // parameter.shape[1] * (parameter.shape[1] - gone)
-            else:
-                left = parameter.numel()
-            total += left * parameter.element_size()
-        return total
+def _module_bytes(denoiser: nn.Module, path: str, dimension: int, gone: int) -> int:
+    """Bytes of a module without some rows (dimension 0) or columns (1); a vector has no columns to lose."""
+    total = 0
+    for parameter in denoiser.get_submodule(path).parameters(recurse=False):
+        shape = list(parameter.shape)
+        if dimension < len(shape):
+            shape[dimension] -= gone
+        total += math.prod(shape) * parameter.element_size()
+    return total
