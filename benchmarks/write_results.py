@@ -303,7 +303,8 @@ def calibrate() -> str:
 def _ways(predicted: dict[str, int]) -> str:
     left = predicted["sets"] - predicted["live"]
     ways = [f"{predicted['live']} live"] * bool(predicted["live"])
-    return ", ".join([*ways, *[f"{left}, each in {predicted['passes']} passes"] * bool(left)])
+    passes = "1 pass" if predicted["passes"] == 1 else f"{predicted['passes']} passes"
+    return ", ".join([*ways, *[f"{left}, {passes} each"] * bool(left)])
 
 
 def _size(count: int) -> str:
