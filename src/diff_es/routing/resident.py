@@ -95,6 +95,8 @@ class _ThinCache:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._entries: OrderedDict[Key, tuple[Value, ...]] = OrderedDict()
+        # Counted once: a search pins anew for every candidate.
+        self._bytes: dict[Key, int] = {}
 
     def get(self, key: Key) -> tuple[Value, ...] | None:
         if key in self._entries:
@@ -103,23 +105,25 @@ class _ThinCache:
 
     def put(self, key: Key, values: tuple[Value, ...]) -> None:
         self._entries[key] = values
+        self._bytes[key] = _size(values)
 
     def pin(self, keys: set[Key]) -> None:
         """Keep these whatever they take, and of the others the most recently used within the limit."""
-        idle = {key: _size(values) for key, values in self._entries.items() if key not in keys}
-        excess = sum(idle.values()) - self._limit
-        for key, size in idle.items():
+        idle = [key for key in self._entries if key not in keys]
+        excess = sum(self._bytes[key] for key in idle) - self._limit
+        for key in idle:
             if excess <= 0:
                 return
             del self._entries[key]
-            excess -= size
+            excess -= self._bytes.pop(key)
 
     def convert(self, function: Callable[[Tensor], Tensor]) -> None:
-        for values in self._entries.values():
+        for key, values in self._entries.items():
             for value in values:
                 if isinstance(value, nn.Parameter):
                     with torch.no_grad():
                         value.data = function(value.data)
+            self._bytes[key] = _size(values)
 
 
 def _size(values: tuple[Value, ...]) -> int:
