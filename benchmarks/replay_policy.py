@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
-from diff_es.fitness.replay import CallKey, KnownOutput, ReplayStore
+from diff_es.fitness.replay import CallKey, ReplayStore
 from diff_es.schedule import Levels, ScheduleSpace
 from diff_es.search import EvolutionConfig, search_schedule
 from results import add_output_option, finish
@@ -20,7 +20,7 @@ from results import add_output_option, finish
 STAGES, LEVELS, CALLS = 10, 16, 2
 SPACE = ScheduleSpace((CALLS,) * STAGES, LEVELS, 0.5, (LEVELS,) * STAGES)
 #: Every stored output is one byte, so that limits count outputs.
-OUTPUT = KnownOutput(tuple, torch.zeros(1, dtype=torch.uint8))
+OUTPUT = (torch.zeros(1, dtype=torch.uint8),)
 
 
 def main() -> None:

@@ -7,13 +7,13 @@ import math
 import pytest
 import torch
 
-from diff_es.fitness.replay import CallKey, KnownOutput, ReplayStore
+from diff_es.fitness.replay import CallKey, ReplayStore
 from diff_es.schedule import Levels
 from diff_es.search import EvolutionConfig, search_schedule
 from search.landscapes import SPACE, coupled
 
 #: One byte, so that a limit is a number of outputs.
-OUTPUT = KnownOutput(tuple, torch.zeros(1, dtype=torch.uint8))
+OUTPUT = (torch.zeros(1, dtype=torch.uint8),)
 STEPS = sum(SPACE.calls)
 
 

@@ -25,6 +25,7 @@ from diff_es.denoisers.calls import copy_output as copy_output
 from diff_es.denoisers.calls import each_tensor as each_tensor
 from diff_es.denoisers.calls import num_rows as num_rows
 from diff_es.denoisers.calls import on_device as on_device
+from diff_es.denoisers.calls import output_bytes as output_bytes
 from diff_es.denoisers.calls import output_of as output_of
 from diff_es.denoisers.calls import take_rows as take_rows
 from diff_es.denoisers.fingerprint import Fingerprint as Fingerprint

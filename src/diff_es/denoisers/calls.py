@@ -64,12 +64,24 @@ def output_of(result: Any) -> Tensor:
 
     A model that gives a list, one tensor per sample, has them stacked.
     """
-    sample: Tensor | list[Tensor] = result[0] if isinstance(result, tuple) else result.sample
-    return sample if isinstance(sample, Tensor) else torch.stack(sample)
+    content = _content(result)
+    return content if isinstance(content, Tensor) else torch.stack(content)
 
 
 def copy_output(result: Any) -> Any:
     """Return a copy of what a denoiser's forward gives, in the same form: a tuple, or a record with `sample`."""
-    content = result[0] if isinstance(result, tuple) else result.sample
-    copied = each_tensor(content, lambda tensor: tensor.clone())
+    copied = each_tensor(_content(result), lambda tensor: tensor.detach().clone())
     return (copied,) if isinstance(result, tuple) else type(result)(sample=copied)
+
+
+def output_bytes(result: Any) -> int:
+    """Return the size of what a denoiser's forward gives."""
+    content = _content(result)
+    tensors = [content] if isinstance(content, Tensor) else content
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _content(result: Any) -> Tensor | list[Tensor]:
+    """The prediction as it is: a tensor, or a list of one tensor per sample."""
+    content: Tensor | list[Tensor] = result[0] if isinstance(result, tuple) else result.sample
+    return content

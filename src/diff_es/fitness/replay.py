@@ -19,9 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from torch import Tensor
-
-from diff_es.denoisers import each_tensor, spec_of
+from diff_es.denoisers import copy_output, output_bytes, spec_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,36 +35,6 @@ CallKey: TypeAlias = "tuple[tuple[Levels, ...], int, int]"
 _FAVOURED = 8
 
 
-@dataclass(frozen=True)
-class KnownOutput:
-    """What a denoiser's forward gave, in the form in which it gave it.
-
-    Attributes:
-        form: The class: a tuple, or a record of diffusers.
-        content: Its tensor, or its list of one tensor per sample.
-    """
-
-    form: type
-    content: Tensor | list[Tensor]
-
-    @classmethod
-    def of(cls, output: Any) -> KnownOutput:
-        """Take a copy of an output."""
-        content = output[0] if isinstance(output, tuple) else output.sample
-        return cls(type(output), each_tensor(content, lambda tensor: tensor.detach().clone()))
-
-    def copy(self) -> Any:
-        """Return an output like the one that was taken."""
-        content = each_tensor(self.content, lambda tensor: tensor.clone())
-        return (content,) if self.form is tuple else self.form(sample=content)
-
-    @property
-    def bytes(self) -> int:
-        """Its size."""
-        tensors = [self.content] if isinstance(self.content, Tensor) else self.content
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
 class ReplayStore:
     """Denoiser outputs by prefix; the least recently used go first when the byte limit is reached.
 
@@ -78,22 +46,22 @@ class ReplayStore:
         """Create an empty store of at most `limit` bytes; 0 keeps nothing (replay is off)."""
         self.limit = limit
         self.bytes = 0
-        self._outputs: OrderedDict[CallKey, KnownOutput] = OrderedDict()
+        self._outputs: OrderedDict[CallKey, Any] = OrderedDict()
         self._fittest: list[tuple[float, tuple[CallKey, ...]]] = []
 
-    def get(self, key: CallKey) -> KnownOutput | None:
+    def get(self, key: CallKey) -> Any | None:
         """Return the stored output, now the most recently used, or None."""
         if key in self._outputs:
             self._outputs.move_to_end(key)
         return self._outputs.get(key)
 
-    def put(self, key: CallKey, output: KnownOutput) -> None:
+    def put(self, key: CallKey, output: Any) -> None:
         """Keep an output."""
         self._outputs[key] = output
-        self.bytes += output.bytes
+        self.bytes += output_bytes(output)
         while self.bytes > self.limit:
             _, dropped = self._outputs.popitem(last=False)
-            self.bytes -= dropped.bytes
+            self.bytes -= output_bytes(dropped)
 
     def rate(self, calls: Sequence[CallKey], fitness: float) -> None:
         """Learn how fit the schedule is that made these calls, and use the outputs of the fittest ones afresh.
@@ -159,10 +127,10 @@ def replayed(
         known = store.get(key)
         if known is not None:
             count.replayed += 1
-            return known.copy()
+            return copy_output(known)
         count.run += 1
         output = original(*args, **kwargs)
-        store.put(key, KnownOutput.of(output))
+        store.put(key, copy_output(output))
         return output
 
     denoiser.forward = forward
