@@ -375,6 +375,7 @@ def test_a_comparison_named_twice_is_refused() -> None:
 @pytest.mark.parametrize(
     ("search", "words"),
     [
+        ({"racing_margin": 3.0, "batch_size": "auto"}, "racing needs a batch_size below probes, not auto"),
         ({"racing_margin": 3.0}, "racing needs batch_size and racing_probes below probes"),
         ({"racing_margin": 3.0, "batch_size": 4, "racing_probes": 16}, "below probes"),
         ({"racing_margin": 3.0, "batch_size": 4, "algorithm": "greedy"}, "racing_margin is for the evolution; greedy"),

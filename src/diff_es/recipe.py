@@ -97,7 +97,9 @@ class SearchSection(_Section):
         "ssim", description="fitness: ssim, psnr, latent_mse, latent_cosine, clip_iqa, topiq or a registered one"
     )
     probes: Positive = Field(16, description="images that each schedule is scored on")
-    batch_size: Positive = Field(16, description="probes per run of the pipeline")
+    batch_size: Positive | Literal["auto"] = Field(
+        16, description="probes per run of the pipeline; `auto` measures which number is the fastest, once per run"
+    )
     generations: int = Field(100, ge=0, description="generations after the start population")
     survivors: Positive = Field(4, description="survivors of each generation")
     offspring: Positive = Field(16, description="offspring of each generation")
@@ -115,7 +117,9 @@ class SearchSection(_Section):
     def _something_to_race_with(self) -> SearchSection:
         if self.racing_margin and self.algorithm != "evolution":
             raise ValueError(f"racing_margin is for the evolution; {self.algorithm} scores schedules on all probes")
-        if self.racing_margin and max(self.batch_size, self.racing_probes) >= self.probes:
+        if self.racing_margin and self.batch_size == "auto":
+            raise ValueError("racing needs a batch_size below probes, not auto: offspring leave between batches")
+        if self.racing_margin and max(int(self.batch_size), self.racing_probes) >= self.probes:
             raise ValueError("racing needs batch_size and racing_probes below probes: offspring leave between batches")
         return self
 

@@ -44,6 +44,20 @@ def test_two_sessions_share_what_the_first_has_made(finished: Finished, tmp_path
         assert found == finished.result.search
 
 
+def test_a_measured_batch_size_is_kept_for_later_and_for_others(finished: Finished, tmp_path: Path) -> None:
+    """Fitness values depend on it in their last bits, and another measurement might choose another."""
+    recipe = tiny_recipe(finished.model, search={"batch_size": "auto"})
+    chosen = Session(recipe, tmp_path / "run", stock=tmp_path / "stock").search_batch_size
+    path = tmp_path / "stock" / "search" / "batch_size.json"
+    kept = json.loads(path.read_text())
+    assert str(chosen) in kept["seconds_per_probe"]
+    kept["batch_size"] = 1 + chosen
+    path.write_text(json.dumps(kept))
+    other = Session(recipe, tmp_path / "other", pipe=object(), stock=tmp_path / "stock")
+    assert other.search_batch_size == 1 + chosen, "measured anew"
+    assert Session(finished.recipe, tmp_path / "plain", pipe=object()).search_batch_size == 2
+
+
 def test_rounded_widths_reach_the_bank_and_the_estimate(finished: Finished, tmp_path: Path) -> None:
     """Seven levels of 64 channels: those that keep 27, 18 and 9 of them keep 32, 24 and 16 in multiples of 8."""
     recipe = tiny_recipe(finished.model, pruning={"levels": 7, "width_multiple": 8})

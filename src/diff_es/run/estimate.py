@@ -88,7 +88,8 @@ def estimate(session: Session) -> Estimate:
 
 def _one_image(session: Session) -> tuple[float, int]:
     """Time one batch of the search, dense; return seconds per image, and the bytes that an image is stored in."""
-    count = session.recipe.search.batch_size
+    section = session.recipe.search
+    count = min(16, section.probes) if section.batch_size == "auto" else section.batch_size
     requests = any_requests(session.pipe, count)
     run(session.pipe, requests, session.sampler)
     start = time.perf_counter()

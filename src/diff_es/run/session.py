@@ -33,7 +33,7 @@ from diff_es.calibration.passes import forecast
 from diff_es.denoisers import denoiser_of, dense_denoiser_of
 from diff_es.errors import InputError
 from diff_es.evaluation.caches import Cache, cache_for
-from diff_es.fitness import TrajectoryFitness
+from diff_es.fitness import BatchChoice, TrajectoryFitness, choose_batch_size
 from diff_es.metrics import metrics
 from diff_es.pipelines import load_pipeline
 from diff_es.pruning import BankConfig, build, build_bank, pruners
@@ -218,6 +218,18 @@ class Session:
         write_record(path, measured)
         return measured
 
+    @cached_property
+    def search_batch_size(self) -> int:
+        """Probes per run of the pipeline; what was measured is kept, since fitness values depend on it in last bits."""
+        wanted = self.recipe.search.batch_size
+        if wanted != "auto":
+            return wanted
+        path = self.stock / "search" / "batch_size.json"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_record(path, choose_batch_size(self.pipe, self.search_probes(), self.sampler))
+        return read_record(path, BatchChoice).batch_size
+
     def allocation(self, name: str) -> Allocation:
         """Return the allocation of that name, "uniform" or "sensitivity"."""
         uniform = self.bank.uniform_allocation()
@@ -278,7 +290,7 @@ class Session:
             self.allocation(allocation),
             metric=section.metric,
             sampler=self.sampler,
-            batch_size=section.batch_size,
+            batch_size=self.search_batch_size,
         )
 
     def schedule(self, allocation: str) -> PruningSchedule:
@@ -321,7 +333,7 @@ class Session:
         info = TypeAdapter(type(self.bank.info)).dump_json(replace(self.bank.info, versions={}))
         table = TypeAdapter(Allocation).dump_json(self.allocation(allocation))
         section = self.recipe.search
-        settings = f"{section.metric} {section.probes} {section.batch_size} {self.sampler} {self.search_seed}"
+        settings = f"{section.metric} {section.probes} {self.search_batch_size} {self.sampler} {self.search_seed}"
         probes = self.search_probes()
         if isinstance(probes, PromptRequests):  # a file of prompts may change, labels cannot
             settings += f" {probes.prompts}"

@@ -1,0 +1,110 @@
+"""How many probes to sample at once: the fewest with which a probe takes hardly longer than in the fastest batch.
+
+Fewer at once take less memory and let a race end sooner, so a larger batch must be worth it.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from diff_es.calibration import first_step
+from diff_es.denoisers import dense_denoiser_of, on_device
+from diff_es.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from diff_es.denoisers import Call
+    from diff_es.sampling import ImageRequests, SamplerConfig
+
+_TIMES = 3
+
+
+@dataclass(frozen=True)
+class BatchChoice:
+    """A batch size, and what it was chosen from.
+
+    Attributes:
+        batch_size: Probes per run of the pipeline.
+        seconds_per_probe: Batch size → seconds that one step of the dense denoiser takes for one probe.
+    """
+
+    batch_size: int
+    seconds_per_probe: dict[int, float]
+
+
+def choose_batch_size(pipe: Any, probes: ImageRequests, sampler: SamplerConfig) -> BatchChoice:
+    """Time one step of the dense denoiser at batch sizes of 1, 2, 4, … and all probes.
+
+    Args:
+        pipe: The dense pipeline.
+        probes: What schedules are scored on.
+        sampler: Steps and guidance.
+
+    Raises:
+        InputError: not even one probe fits into the device's memory.
+    """
+    denoiser = dense_denoiser_of(pipe)
+    device = next(denoiser.parameters()).device
+
+    def seconds(size: int) -> float:
+        batches: list[ImageRequests] = list(probes.batches(size))
+        calls = [on_device(call, device) for call in first_step(pipe, batches[0], sampler)]
+        return _seconds(denoiser, calls, device) / size
+
+    return best_of(_sizes(len(probes)), seconds)
+
+
+def best_of(sizes: Iterator[int], seconds: Callable[[int], float], tolerance: float = 0.05) -> BatchChoice:
+    """Choose the smallest size whose time per probe is within a share of the least.
+
+    Args:
+        sizes: Candidates, ascending. The first that does not fit into memory ends them.
+        seconds: Size → seconds per probe.
+        tolerance: That share.
+
+    Raises:
+        InputError: the first size does not fit.
+    """
+    known: dict[int, float] = {}
+    for size in sizes:
+        try:
+            known[size] = seconds(size)
+        except torch.OutOfMemoryError as error:
+            if not known:
+                raise InputError(
+                    f"search.batch_size=auto: not even {size} probe fits into the device's memory ({error}); use a "
+                    "smaller dtype, or a smaller size of images."
+                ) from error
+            break
+    most = min(known.values()) * (1 + tolerance)
+    return BatchChoice(next(size for size, value in known.items() if value <= most), known)
+
+
+def _sizes(count: int) -> Iterator[int]:
+    """Powers of two below a number, and the number itself."""
+    size = 1
+    while size < count:
+        yield size
+        size *= 2
+    yield count
+
+
+@torch.no_grad()
+def _seconds(denoiser: nn.Module, calls: list[Call], device: torch.device) -> float:
+    """Median time of a step, after one that is not timed."""
+    times = []
+    for _ in range(1 + _TIMES):
+        start = time.perf_counter()
+        for call in calls:
+            denoiser(**call)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
