@@ -15,6 +15,7 @@ from diffusers import DDPMScheduler, DiTPipeline, EulerAncestralDiscreteSchedule
 from torch import Tensor, nn
 
 from diff_es.bank import Bank
+from diff_es.denoisers import output_bytes, output_of
 from diff_es.errors import InputError, UnsupportedModelError
 from diff_es.fitness import TrajectoryFitness, run
 from diff_es.metrics import Metric, metrics
@@ -118,16 +119,16 @@ def test_eviction_never_changes_results(pipe: DiTPipeline, bank: Bank, replay_by
         assert counted.fitness == full(levels).fitness
         assert counted.denoiser_calls + counted.replayed_calls == 12
         assert small._store.bytes <= replay_bytes
-        assert small._store.bytes == sum(known.bytes for known in small._store._outputs.values())
+        assert small._store.bytes == sum(map(output_bytes, small._store._outputs.values()))
 
 
 def test_stored_outputs_are_not_changed_by_the_pipeline(pipe: DiTPipeline, bank: Bank) -> None:
     fitness = fitness_of(pipe, bank)
     fitness((2, 2, 2))
-    kept = {key: known.content.clone() for key, known in fitness._store._outputs.items()}
+    kept = {key: output_of(known).clone() for key, known in fitness._store._outputs.items()}
     fitness((2, 2, 2))
     assert kept.keys() == fitness._store._outputs.keys()
-    assert all(torch.equal(fitness._store._outputs[key].content, output) for key, output in kept.items())
+    assert all(torch.equal(output_of(fitness._store._outputs[key]), output) for key, output in kept.items())
 
 
 @pytest.mark.parametrize("method", METHODS)
