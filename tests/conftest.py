@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -23,3 +25,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture
+def only_new_objects() -> Iterator[None]:
+    """Have the garbage collector see what the test makes and nothing else: to count that among all takes a minute."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()

@@ -77,6 +77,7 @@ class Counting(Mapping[str, Tensor]):
         return len(self.tensors)
 
 
+@pytest.mark.usefixtures("only_new_objects")
 def test_a_layer_is_freed_before_the_next_is_solved(pipe: DiTPipeline, stats: CalibrationStats, tmp_path: Path) -> None:
     counting = Counting(stats.sets[1])
     prune_stage(pipe, CalibrationStats((counting,), 3), BankConfig("obs", 4), 0, tmp_path)

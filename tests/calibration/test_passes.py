@@ -49,6 +49,7 @@ class Watching:
         self.held = max(self.held, sum(own.products.nbytes + own.sums.nbytes for own in alive))
 
 
+@pytest.mark.usefixtures("only_new_objects")
 @pytest.mark.parametrize("limit", [ALL, ALL - 1, LARGEST])
 @pytest.mark.parametrize("shared", [False, True])
 def test_passes_memory_and_disk(pipe: DiTPipeline, limit: int, shared: bool, tmp_path: Path) -> None:

@@ -110,6 +110,7 @@ def test_several_passes_give_the_same_bits(pipe: DiTPipeline, stats: Calibration
         calibrate(pipe, tiny_source(), CalibrationConfig(PLAN, memory_limit=largest - 1))
 
 
+@pytest.mark.usefixtures("only_new_objects")
 def test_what_is_written_is_not_kept(pipe: DiTPipeline, tmp_path: Path) -> None:
     """With one layer per pass, no sum of an earlier pass or stage is left when the next one begins."""
     alive: list[int] = []
