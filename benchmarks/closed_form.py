@@ -11,13 +11,12 @@ from pathlib import Path
 
 import torch
 
-from diff_es.bank import group_columns
 from diff_es.calibration import CalibrationStats
-from diff_es.denoisers import Layer, denoiser_of, spec_of
+from diff_es.denoisers import Layer, denoiser_of
 from diff_es.pruning import ObsConfig, damped_hessian, obs_trajectory
+from diff_es.pruning.obs import group_columns
 from diff_es.recipe import Recipe
 from diff_es.run import Session
-from diff_es.schedule import groups_removed
 from results import add_output_option, finish
 
 
@@ -33,8 +32,8 @@ def main() -> None:
     denoiser = denoiser_of(session.pipe)
     worst, stored, checked = 0.0, 0.0, 0
     for stage in range(len(stats.sets)):
-        for layer in spec_of(denoiser).width_layers(denoiser):
-            weight = denoiser.get_submodule(layer.output).weight.detach().double()
+        for layer in session.pruner_config.layers(denoiser):
+            weight = denoiser.get_parameter(f"{layer.outputs[0]}.weight").detach().double()
             errors, bank_errors = check(session, stats, stage, layer, weight)
             worst, stored, checked = max(worst, *errors), max(stored, *bank_errors), checked + len(errors)
     numbers = {"benchmark": "closed_form", "levels_checked": checked, "max_relative_error": worst}
@@ -44,29 +43,34 @@ def main() -> None:
 def check(
     session: Session, stats: CalibrationStats, stage: int, layer: Layer, weight: torch.Tensor
 ) -> tuple[list[float], list[float]]:
-    """Relative errors (Frobenius) of each level ≥ 1 that keeps something: of the solver, and of the bank's file."""
-    hessian = stats.of(stage, layer).second_moment
-    assert hessian is not None
+    """Relative errors (Frobenius) of each level ≥ 1 that keeps something: of the solver, and of the bank's file.
+
+    For layers of one family and one output, as those of fashion-dit are.
+    """
+    (path,), (family,) = layer.outputs, layer.families
+    moments = stats.of(stage, layer).moments
+    assert moments is not None
+    hessian, size = moments[path].second, family.columns[0].size
     config = session.pruner_config
     solved = obs_trajectory(
         weight,
         hessian,
-        group_size=layer.group_size,
-        removals=groups_removed(layer.num_groups, config.num_levels),
+        group_size=size,
+        removals=layer.removed(config.num_levels),
         config=ObsConfig(damping=config.damping),
         name=layer.name,
     )
     damped = damped_hessian(hessian, solved.damping)
     errors, bank_errors = [], []
     for level, snapshot in enumerate(solved.levels[1:-1], start=1):
-        kept = group_columns(snapshot.kept, layer.group_size)
+        kept = group_columns(snapshot.kept, size)
         right = weight @ damped[:, kept]
         exact = torch.linalg.solve(damped[kept][:, kept], right, left=False)
         thin = session.bank.thin(stage, layer, level)
-        assert thin.weight is not None
         assert torch.equal(thin.kept, snapshot.kept)
         errors.append(float((snapshot.weight - exact).norm() / exact.norm()))
-        bank_errors.append(float((thin.weight.double() - exact).norm() / exact.norm()))
+        stored = thin.outputs[f"{path}.weight"].double()
+        bank_errors.append(float((stored - exact).norm() / exact.norm()))
     return errors, bank_errors
 
 

@@ -18,6 +18,8 @@ from torch import Tensor
 
 #: Tensors of timesteps that are remembered: one per pipeline that runs at the same time is enough.
 _REMEMBERED = 8
+#: Entries of the largest tensor that is taken for one of timesteps: another one, of gigabytes, is not worth copying.
+_MOST = 2**16
 #: Devices whose memory the host reads without waiting.
 _READ_AS_THEY_ARE = ("cpu",)
 
@@ -54,9 +56,9 @@ def read_timestep(value: Any) -> float:
 
 
 def _is_one_entry_of_many(value: Tensor) -> bool:
-    """Whether all elements are the same place in memory, of a tensor that has more places."""
+    """Whether all elements are the same place in memory, of a tensor that has more places, but not too many."""
     one_place = all(size == 1 or stride == 0 for size, stride in zip(value.shape, value.stride(), strict=True))
-    many = value.untyped_storage().nbytes() > value.element_size()
+    many = 1 < value.untyped_storage().nbytes() // value.element_size() <= _MOST
     # What was made in inference mode does not count its writes.
     return one_place and many and not value.is_inference()
 
