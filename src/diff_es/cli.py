@@ -210,13 +210,18 @@ def bench(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     batch_sizes: Annotated[list[int] | None, typer.Option("--batch-size", help="Repeat for several.", min=1)] = None,
     repeats: Annotated[int, typer.Option(help="Timed runs at each batch size.", min=1)] = 20,
     memory: Annotated[bool, typer.Option("--memory", help="Also load both in processes of their own.")] = False,
+    compile_what: Annotated[
+        Literal["denoiser", "blocks", "nothing"] | None,
+        typer.Option("--compile", help="What torch.compile gets, for both; on a GPU with CUDA graphs, or those alone."),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="The dense model; by default the one the artefact names.")] = None,
     device: DeviceOption = "auto",
     as_json: JsonFlag = False,
 ) -> None:
     """Measure what a pruned model costs beside its dense one here: MACs, parameters, latency, memory.
 
-    Without --batch-size: 1, 2, 8, 16 and 32.
+    Without --batch-size: 1, 2, 8, 16 and 32. On a GPU plain PyTorch is often slower at launching kernels than the GPU
+    at running them, and pruning then shows no gain at small batches: try --compile.
 
     Example: diff-es bench runs/demo/pruned --batch-size 1 --batch-size 8
     """
@@ -225,7 +230,15 @@ def bench(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     from diff_es.run.benchmark import benchmark
 
     sizes = tuple(batch_sizes or BATCH_SIZES)
-    result = benchmark(artefact, batch_sizes=sizes, repeats=repeats, memory=memory, model=model, device=device)
+    result = benchmark(
+        artefact,
+        batch_sizes=sizes,
+        repeats=repeats,
+        memory=memory,
+        model=model,
+        device=device,
+        compile_what=compile_what,
+    )
     _show(as_json, views.benchmark_json(result), lambda: views.benchmark_table(result))
 
 

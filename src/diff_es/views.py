@@ -121,6 +121,8 @@ def benchmark_table(result: Benchmark) -> Table:
         f"{pruned.macs_ratio:.1%} of the dense MACs; {least / dense.parameters:.0%} to {most / dense.parameters:.0%} "
         "of the parameters in use, by stage"
     )
+    if result.compiled is not None:
+        title += f"; compiled: {result.compiled}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for heading in ("batch", "what", "dense, ms (p10-p90)", "pruned, ms (p10-p90)", "measured"):
         table.add_column(heading, justify="left" if heading in {"what", "measured"} else "right")

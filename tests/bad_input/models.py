@@ -243,3 +243,12 @@ def _(_: Lab) -> None:
 )
 def _(_: Lab) -> None:
     compile_(tiny_pipe(), cuda_graphs=True)
+
+
+@case(
+    "CUDA graphs alone without CUDA",
+    REFUSED,
+    "what='nothing' leaves CUDA graphs alone, and without them nothing is left: use 'denoiser' or 'blocks'.",
+)
+def _(_: Lab) -> None:
+    compile_(tiny_pipe(), "nothing")

@@ -29,6 +29,19 @@ def test_memory_is_measured_where_it_is_wanted(finished: Finished) -> None:
     assert 0 < result.dense.memory.tensor_bytes < result.pruned.memory.tensor_bytes, "resident weights come on top"
 
 
+@pytest.mark.slow
+def test_both_are_compiled_where_it_is_wanted(finished: Finished) -> None:
+    artefact = finished.folder / "pruned"
+    result = benchmark(artefact, batch_sizes=(1,), repeats=1, device="cpu", compile_what="blocks")
+    assert result.compiled == "blocks"
+    assert result.pruned.macs < result.dense.macs
+
+
+def test_what_cannot_be_compiled_is_refused(finished: Finished) -> None:
+    with pytest.raises(InputError, match="without them nothing is left"):
+        benchmark(finished.folder / "pruned", batch_sizes=(1,), repeats=1, device="cpu", compile_what="nothing")
+
+
 def test_a_batch_size_below_one_is_refused(finished: Finished) -> None:
     with pytest.raises(InputError, match="batch_sizes"):
         benchmark(finished.folder / "pruned", batch_sizes=(0,), device="cpu")

@@ -8,6 +8,7 @@ from diff_es.routing.apply import remove_ as remove_
 from diff_es.routing.apply import routed as routed
 from diff_es.routing.artefact import load as load
 from diff_es.routing.artefact import save as save
+from diff_es.routing.compiled import Compiled as Compiled
 from diff_es.routing.compiled import compile_ as compile_
 from diff_es.routing.compiled import compiled as compiled
 from diff_es.routing.compiled import uncompile_ as uncompile_

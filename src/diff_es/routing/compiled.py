@@ -50,7 +50,7 @@ def compile_(pipe: Any, what: Compiled = "denoiser", *, cuda_graphs: bool | None
         options: What else torch.compile is given (`mode="max-autotune-no-cudagraphs"`, `backend=…`, `fullgraph=True`).
 
     Raises:
-        InputError: no such `what`, or CUDA graphs on another device.
+        InputError: no such `what`, CUDA graphs on another device, or "nothing" without them.
         UnsupportedModelError: the denoiser is compiled already, or has a cache (First Block Cache, DeepCache: compile
             the forward yourself, before the cache).
     """
@@ -60,6 +60,10 @@ def compile_(pipe: Any, what: Compiled = "denoiser", *, cuda_graphs: bool | None
     graphs = device.type == "cuda" if cuda_graphs is None else cuda_graphs
     if graphs and device.type != "cuda":
         raise InputError(f"cuda_graphs=True needs the denoiser on a CUDA device, and it is on {device}.")
+    if what == "nothing" and not graphs:
+        raise InputError(
+            "what='nothing' leaves CUDA graphs alone, and without them nothing is left: use 'denoiser' or 'blocks'."
+        )
     blocks = tuple(denoiser.get_submodule(layer.name) for layer in spec_of(denoiser).blocks(denoiser))
     before = _Before(vars(denoiser).get("forward"), blocks if what == "blocks" else ())
     _allow_graphs()

@@ -21,6 +21,7 @@ from diff_es.evaluation import (
 )
 from diff_es.evaluation.latency import BATCH_SIZES
 from diff_es.evaluation.memory import compare_memory
+from diff_es.routing import Compiled, compiled
 from diff_es.run.base import load_base
 from diff_es.run.measure import DENSE
 
@@ -36,12 +37,14 @@ class Benchmark:
         dense: The dense model's costs.
         pruned: The artefact's.
         environment: Where they were measured.
+        compiled: What `compile_` was given while they were timed; None where plain PyTorch ran.
     """
 
     artefact: str
     dense: Cost
     pruned: Cost
     environment: Environment
+    compiled: Compiled | None = None
 
 
 def benchmark(  # noqa: PLR0913 (the options of the command)
@@ -53,8 +56,9 @@ def benchmark(  # noqa: PLR0913 (the options of the command)
     memory: bool = False,
     model: str | None = None,
     device: str = "auto",
+    compile_what: Compiled | None = None,
 ) -> Benchmark:
-    """Measure an artefact against its dense model; their runs alternate.
+    """Measure an artefact against its dense model; their runs alternate, and both are run in the same way.
 
     Args:
         artefact: The folder `pruned` of a run.
@@ -64,6 +68,7 @@ def benchmark(  # noqa: PLR0913 (the options of the command)
         memory: Also load both in processes of their own and measure the memory.
         model: The dense model; by default the one that the artefact names.
         device: "auto", "cpu", "cuda", …
+        compile_what: What to compile while both are timed (see `compile_`); None times plain PyTorch.
 
     Raises:
         ArtifactError: the artefact is damaged.
@@ -75,11 +80,14 @@ def benchmark(  # noqa: PLR0913 (the options of the command)
     pipe = load_base(info, model, device)
     contenders = {DENSE: nullcontext, PRUNED: routing_contender(pipe, source, info.schedule)}
     where = next(denoiser_of(pipe).parameters()).device
-    times = measure_batch_sizes(pipe, contenders, info.sampler, batch_sizes=batch_sizes, scopes=scopes, repeats=repeats)
+    with nullcontext() if compile_what is None else compiled(pipe, compile_what):
+        times = measure_batch_sizes(
+            pipe, contenders, info.sampler, batch_sizes=batch_sizes, scopes=scopes, repeats=repeats
+        )
     taken: dict[str, MemoryRecord] = {}
     if memory:
         found = compare_memory(name, artefact, None, max(batch_sizes), sampler=info.sampler, device=str(where))
         taken = {DENSE: found["dense"], PRUNED: found["resident"]}
     costs = measure_costs(pipe, contenders, info.plan, info.sampler, latency=times)
     dense, pruned = (replace(costs[own], memory=taken.get(own)) for own in (DENSE, PRUNED))
-    return Benchmark(str(artefact), dense, pruned, environment(where))
+    return Benchmark(str(artefact), dense, pruned, environment(where), compile_what)
