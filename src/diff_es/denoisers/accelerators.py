@@ -59,12 +59,8 @@ def check_uncompiled(denoiser: nn.Module, what: str) -> None:
     Raises:
         UnsupportedModelError: the denoiser, its forward or its blocks are compiled.
     """
-    graphs = hasattr(vars(denoiser).get("forward"), "records_graphs")
-    if (
-        graphs
-        or has_compiled_forward(denoiser)
-        or any(part._compiled_call_impl is not None for part in denoiser.modules())
-    ):
+    own_forward = has_compiled_forward(denoiser) or hasattr(vars(denoiser).get("forward"), "records_graphs")
+    if own_forward or any(part._compiled_call_impl is not None for part in denoiser.modules()):
         raise UnsupportedModelError(
             f"{what} would compile the denoiser anew for the shapes of every schedule, which takes longer than the "
             "runs that it saves: do it with the plain model, and compile the routed one."

@@ -78,7 +78,7 @@ def output_bytes(result: Any) -> int:
     """Return the size of what a denoiser's forward gives."""
     content = _content(result)
     tensors = [content] if isinstance(content, Tensor) else content
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return sum(tensor.nbytes for tensor in tensors)
 
 
 def _content(result: Any) -> Tensor | list[Tensor]:

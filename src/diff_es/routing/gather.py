@@ -44,5 +44,6 @@ class Gather:
     def convert(self, function: Callable[[Tensor], Tensor]) -> None:
         """Nothing is parked."""
 
-    def release(self) -> None:
-        """Nothing: the dense weights never left."""
+    def release(self) -> bool:
+        """Nothing to do: the dense weights never left."""
+        return False

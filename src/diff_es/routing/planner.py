@@ -87,7 +87,11 @@ def _free(denoiser: nn.Module) -> int | None:
     if device.type != "cuda":
         return None
     free, _ = torch.cuda.mem_get_info(device)
-    return free + sum(parameter.numel() * parameter.element_size() for parameter in denoiser.parameters())
+    return free + _dense_bytes(denoiser)
+
+
+def _dense_bytes(denoiser: nn.Module) -> int:
+    return sum(parameter.nbytes for parameter in denoiser.parameters())
 
 
 def weight_bytes(denoiser: nn.Module, source: ThinSource, schedule: PruningSchedule) -> dict[Mode, int]:
@@ -100,7 +104,7 @@ def weight_bytes(denoiser: nn.Module, source: ThinSource, schedule: PruningSched
         sizes = {i: layer_bytes(denoiser, layers[i], groups) for i, groups in kept.items()}
         thin.append(sum(size for i, size in sizes.items() if row[i]))
         whole.append(sum(sizes.values()))
-    dense = sum(parameter.numel() * parameter.element_size() for parameter in denoiser.parameters())
+    dense = _dense_bytes(denoiser)
     parked = sum(layer_bytes(denoiser, layers[i], None) for i in pruned)
     blocks = max(whole[::-2], default=0) + max(whole[-2::-2], default=0)
     return {"resident": dense + sum(thin), "stream": dense - parked + blocks, "gather": dense + max(thin)}

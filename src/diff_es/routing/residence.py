@@ -34,5 +34,5 @@ class Residence(Protocol):
     def convert(self, function: Callable[[Tensor], Tensor]) -> None:
         """Apply to the parked weights what was just applied to the rest of the model (`.to`, `.half`, offload)."""
 
-    def release(self) -> None:
-        """Give the dense model back all that it had; it may be prepared again."""
+    def release(self) -> bool:
+        """Give the dense model back all that it had; return whether stages will lie at other addresses from now on."""

@@ -63,8 +63,9 @@ class Resident:
         self._moves = {}
         self._cache.convert(function)
 
-    def release(self) -> None:
-        """Nothing: the dense weights never left."""
+    def release(self) -> bool:
+        """Nothing to do: the dense weights never left."""
+        return False
 
     def _differences(self, before: int | None, after: int | None) -> list[tuple[Slot, Any]]:
         """The slots whose values are not the same in two stages, with those of the second."""
@@ -127,4 +128,4 @@ class _ThinCache:
 
 
 def _size(values: tuple[Value, ...]) -> int:
-    return sum(value.numel() * value.element_size() for value in values if isinstance(value, nn.Parameter))
+    return sum(value.nbytes for value in values if isinstance(value, nn.Parameter))

@@ -113,7 +113,8 @@ class Router:
     def release(self) -> None:
         """Leave the dense model behind, all of its weights where they were."""
         self.point_at(None)
-        self._residence.release()
+        if self._residence.release():
+            self.version = next(_versions)
 
     @contextmanager
     def converted(self, function: Callable[[Tensor], Tensor]) -> Iterator[None]:

@@ -90,13 +90,14 @@ class Stream:
             for parameter in self._dense_parameters() if self._parked else []:
                 parameter.data = _on_host(parameter.data.to(moved.dtype))
 
-    def release(self) -> None:
-        """Bring the dense weights back to the device."""
+    def release(self) -> bool:
+        """Bring the dense weights back to the device, and free the blocks there."""
         self._blocks = None
         if self._parked:
             for parameter in self._dense_parameters():
                 parameter.data = parameter.data.to(self._device)
             self._parked = False
+        return True
 
     def _park(self) -> None:
         """Move the dense weights of the pruned layers to host memory."""
