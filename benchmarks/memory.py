@@ -1,7 +1,8 @@
 """Device memory of a denoiser of a published size: dense, routed in each memory mode, and stitched.
 
 One setting after the other, each on a model of its own. On a GPU the allocator's peak is read; on a CPU each setting
-runs in a process of its own, whose resident set is read.
+runs in a process of its own, whose resident set is read. With --predict nothing is run: what the weights take in each
+mode is computed from their shapes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from diff_es.denoisers import denoiser_of
 from diff_es.evaluation.memory import ResidentGauge
 from diff_es.routing import apply_
 from diff_es.routing.planner import weight_bytes
+from diff_es.schedule import PruningSchedule
 from inference import runner
 from random_models import MODELS, RandomModel, RandomPruning, schedule_of
 from results import add_device_option, add_output_option, finish
@@ -34,11 +36,17 @@ def main() -> None:
     parser.add_argument("--schedule", choices=("ramp", "uniform"), default="ramp")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float16")
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--predict", action="store_true")
     add_device_option(parser)
     add_output_option(parser)
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     model = MODELS[arguments.model]
+    numbers = {"model": model.name, "dtype": arguments.dtype, "schedule": arguments.schedule}
+    if arguments.predict:
+        found = predict(model, arguments, device)
+        finish({"benchmark": "memory_predicted", **numbers, "weight_bytes": found}, arguments.json, arguments.device)
+        return
     if device.type == "cpu" and len(arguments.settings) > 1:
         peaks = {setting: in_own_process(setting) for setting in arguments.settings}
     else:
@@ -47,8 +55,20 @@ def main() -> None:
         for setting, own in peaks.items():
             own["peak_over_dense"] = own["peak_bytes"] / peaks["dense"]["peak_bytes"]
             print(f"{setting:>9}: {own['peak_bytes'] / 2**30:.2f} GiB, {own['peak_over_dense']:.2f} of dense")
-    numbers = {"model": model.name, "dtype": arguments.dtype, "batch_size": arguments.batch_size}
+    numbers["batch_size"] = arguments.batch_size
     finish({"benchmark": "memory", **numbers, "settings": peaks}, arguments.json, arguments.device)
+
+
+def predict(model: RandomModel, arguments: argparse.Namespace, device: torch.device) -> dict[str, int]:
+    """Bytes of the denoiser's weights, dense and in each memory mode."""
+    pipe = model.build(device, getattr(torch, arguments.dtype))
+    source = RandomPruning(denoiser_of(pipe), model.plan(pipe), model.levels)
+    dense = sum(parameter.nbytes for parameter in denoiser_of(pipe).parameters())
+    needed = weight_bytes(denoiser_of(pipe), source, schedule_of(source, arguments.schedule))
+    found = {"dense": dense, **needed}
+    for mode, own in found.items():
+        print(f"{mode:>9}: {own / 2**30:.2f} GiB, {own / dense:.2f} of dense")
+    return found
 
 
 def in_own_process(setting: str) -> dict[str, Any]:
@@ -72,20 +92,25 @@ def measure(model: RandomModel, setting: str, arguments: argparse.Namespace, dev
     source = RandomPruning(denoiser_of(pipe), plan, model.levels)
     schedule = schedule_of(source, arguments.schedule)
     predicted = weight_bytes(denoiser_of(pipe), source, schedule)
-    if setting == "stitched":
-        stitch_(pipe, source, schedule)
-        pipe.vae = None
-        del source
-    elif setting != "dense":
-        apply_(pipe, source, schedule, mode=setting)
-    gc.collect()
     calls = model.calls(plan, arguments.batch_size, device, dtype)
+    _, loading = peak_of(lambda: load(pipe, source, schedule, setting), device, gauge)
+    pipe.vae, source = None, None
+    gc.collect()
     loaded, peak = peak_of(lambda: [runner(pipe, calls)() for _ in range(2)], device, gauge)
     return {
         "loaded_bytes": loaded - before,
+        "loading_peak_bytes": loading - before,
         "peak_bytes": peak - before,
         "predicted_weight_bytes": predicted.get(setting),
     }
+
+
+def load(pipe: Any, source: RandomPruning, schedule: PruningSchedule, setting: str) -> None:
+    """Turn the dense pipeline into what is measured."""
+    if setting == "stitched":
+        stitch_(pipe, source, schedule)
+    elif setting != "dense":
+        apply_(pipe, source, schedule, mode=setting)
 
 
 def peak_of(run: Any, device: torch.device, gauge: ResidentGauge) -> tuple[int, int]:

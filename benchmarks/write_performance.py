@@ -116,23 +116,35 @@ def gpu_first_look() -> str:
     )
 
 
-#: Results of benchmarks/memory.py → the schedule, in words.
+#: Results of benchmarks/memory.py → the schedule, in words, and what there is to say.
 MEMORY = {
-    "memory_dit-xl_gpu": "the same level in every stage",
-    "memory_dit-xl_gpu_ramp": "levels from 4 to 12 of 16",
-    "memory_dit-s": "levels from 2 to 5 of 6",
+    "memory_dit-xl_gpu": ("the same level in every stage", ""),
+    "memory_dit-xl_gpu_ramp": (
+        "levels from 4 to 12 of 16",
+        " Measured before *stream* was held to a tenth beyond the dense weights: see the prediction below.",
+    ),
+    "memory_dit-s": ("levels from 2 to 5 of 6", ""),
+}
+#: Predictions of benchmarks/memory.py → the schedule, in words.
+MEMORY_PREDICTED = {
+    "memory_dit-xl_predicted_ramp": "levels from 4 to 12 of 16",
+    "memory_dit-xl_predicted": "the same level in every stage",
 }
 
 
 def memory() -> list[str]:
-    """Peak memory of the memory modes."""
-    return [_memory_section(read(f"performance/{n}"), text) for n, text in MEMORY.items() if has(f"performance/{n}")]
+    """Memory of the memory modes: peaks measured, and weights computed from their shapes."""
+    return [
+        *(_memory_section(read(f"performance/{n}"), *text) for n, text in MEMORY.items() if has(f"performance/{n}")),
+        _memory_predicted(),
+    ]
 
 
-def _memory_section(record: dict[str, Any], schedule: str) -> str:
+def _memory_section(record: dict[str, Any], schedule: str, remark: str) -> str:
     rows = [
         [
             name,
+            size(own["loading_peak_bytes"]) if "loading_peak_bytes" in own else "-",
             size(own["loaded_bytes"]),
             size(own["peak_bytes"]),
             f"{own['peak_over_dense']:.2f}",
@@ -140,11 +152,38 @@ def _memory_section(record: dict[str, Any], schedule: str) -> str:
         ]
         for name, own in record["settings"].items()
     ]
-    headings = ["model", "loaded", "peak of two denoising runs", "peak over dense", "weights while it runs, predicted"]
+    headings = [
+        "model",
+        "peak while it is loaded",
+        "loaded",
+        "peak of two denoising runs",
+        "peak over dense",
+        "weights while it runs, predicted",
+    ]
     return (
         f"\n### Memory of {record['model']}\n\n"
         f"Random weights, {record['dtype']}, {record['batch_size']} images at once, half of all levels removed: "
-        f"{schedule}.\n\n" + table(headings, rows) + origin(record)
+        f"{schedule}.{remark}\n\n" + table(headings, rows) + origin(record)
+    )
+
+
+def _memory_predicted() -> str:
+    names = [name for name in MEMORY_PREDICTED if has(f"performance/{name}")]
+    if not names:
+        return ""
+    records = [read(f"performance/{name}") for name in names]
+    columns = [record["weight_bytes"] for record in records]
+    rows = [
+        [mode, *(f"{size(own[mode])} ({own[mode] / own['dense']:.2f})" for own in columns)]
+        for mode in columns[0]
+        if mode != "dense"
+    ]
+    return (
+        f"\n### Weights of {records[0]['model']} on the device, computed\n\n"
+        f"From their shapes, {records[0]['dtype']}, half of all levels removed; beside it, over the "
+        f"{size(columns[0]['dense'])} of the dense weights. Activations come on top, as they do for the dense model.\n\n"
+        + table(["mode", *(MEMORY_PREDICTED[name] for name in names)], rows)
+        + "".join(origin(record) for record in records)
     )
 
 

@@ -146,6 +146,20 @@ def test_all_modes_give_the_same_bits(pipe: DiTPipeline, bank: Bank) -> None:
     assert all(torch.equal(images[0], other) for other in images[1:])
 
 
+@pytest.mark.parametrize("method", METHODS[:-1])
+def test_a_stream_without_room_for_two_stages_gives_the_same_bits(pipe: DiTPipeline, bank: Bank) -> None:
+    """A part of the next stage's weights is then copied at the switch, over those of the stage that ends."""
+    schedule = schedule_of(bank, 0, 1, 0)
+    with routed(pipe, bank, schedule, mode="resident"):
+        expected = sample(pipe, REQUESTS, SAMPLER)
+    with routed(pipe, bank, schedule, mode="stream") as router:
+        assert torch.equal(sample(pipe, REQUESTS, SAMPLER), expected)
+        assert torch.equal(sample(pipe, REQUESTS, SAMPLER), expected), "a second run differs"
+        arena = router._residence._arena
+        assert arena._overlap(2, 1) > 0, "there was room"
+        assert arena._overlap(1, 0) > 0, "there was room"
+
+
 def test_a_step_between_two_borders_goes_to_its_stage(pipe: DiTPipeline, bank: Bank) -> None:
     """Another number of steps than the plan's: placed by the borders."""
     with routed(pipe, bank, schedule_of(bank)) as router:

@@ -12,6 +12,7 @@ import torch
 
 from diff_es.denoisers import dense_denoiser_of, spec_of
 from diff_es.errors import InputError
+from diff_es.routing.arena import arena_size, room
 from diff_es.routing.residence import Mode
 
 if TYPE_CHECKING:
@@ -44,8 +45,9 @@ class ModePlan:
 def choose_mode(pipe: Any, source: ThinSource, schedule: PruningSchedule, memory_limit: int | None = None) -> ModePlan:
     """Choose the fastest memory mode whose weights fit.
 
-    A stage switch takes no time in "resident", none that is seen in "stream" unless a stage is shorter than the copy of
-    its weights, and the time of cutting them in "gather".
+    A stage switch takes no time in "resident", and the time of cutting the weights in "gather". In "stream" it takes
+    none that is seen, unless a stage is shorter than the copy of the next one's weights, or the two together would take
+    more than a tenth beyond the dense model: what is more is copied at the switch.
 
     Args:
         pipe: The dense pipeline.
@@ -106,8 +108,8 @@ def weight_bytes(denoiser: nn.Module, source: ThinSource, schedule: PruningSched
         whole.append(sum(sizes.values()))
     dense = _dense_bytes(denoiser)
     parked = sum(layer_bytes(denoiser, layers[i], None) for i in pruned)
-    blocks = max(whole[::-2], default=0) + max(whole[-2::-2], default=0)
-    return {"resident": dense + sum(thin), "stream": dense - parked + blocks, "gather": dense + max(thin)}
+    streamed = dense - parked + arena_size(whole, room(dense, parked))
+    return {"resident": dense + sum(thin), "stream": streamed, "gather": dense + max(thin)}
 
 
 def layer_bytes(denoiser: nn.Module, layer: Layer, kept: Tensor | None) -> int:

@@ -156,5 +156,5 @@ def _residence(mode: Mode, cutter: Cutter, denoiser: nn.Module, cache_bytes: int
     if mode == "gather":
         return Gather(cutter)
     if mode == "stream":
-        return Stream(cutter, next(denoiser.parameters()).device)
+        return Stream(cutter, denoiser)
     raise InputError(f"mode={mode!r}: {suggest(mode, ('resident', 'stream', 'gather'))}")

@@ -1,8 +1,7 @@
 """Memory mode "stream": two stages' weights on the device, all others and the dense ones in host memory.
 
-The weights of a stage lie one after the other in one block of pinned host memory. The device has two such blocks: while
-a stage computes with one, a copy on a stream of its own fills the other with the next stage's weights. Stages run in a
-fixed order (the noisiest first), so that each stage always has the same block and the next one is known.
+The weights of a stage lie one after the other in one block of pinned host memory, and are copied as one to the arena on
+the device while the stage before computes.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from diff_es.errors import UnsupportedModelError
+from diff_es.routing.arena import Arena, room
 from diff_es.routing.cutter import Cutter
 from diff_es.routing.slots import Value
 
@@ -30,22 +30,26 @@ class Stream:
 
     fixed = True
 
-    def __init__(self, cutter: Cutter, device: torch.device) -> None:
+    def __init__(self, cutter: Cutter, denoiser: nn.Module) -> None:
         """Start without a schedule.
 
         Args:
             cutter: Cuts thin layers.
-            device: Where the denoiser runs.
+            denoiser: The dense model, where it will run.
         """
         self._cutter = cutter
-        self._device = device
+        self._device = next(denoiser.parameters()).device
+        self._dense_bytes = sum(parameter.nbytes for parameter in denoiser.parameters())
         self._changed: tuple[int, ...] = ()
         self._stages: tuple[_StageWeights, ...] = ()
-        self._blocks: _Blocks | None = None
+        self._room = 0
+        self._arena: Arena | None = None
+        #: For each stage, the values whose parameters lie in the arena.
+        self._placed: tuple[list[tuple[Value, ...]], ...] = ()
         self._parked = False
 
     def prepare(self, schedule: PruningSchedule) -> None:
-        """Cut stage after stage and move each to host memory before the next is cut.
+        """Cut layer after layer, each moved to host memory before the next is cut.
 
         Raises:
             UnsupportedModelError: pruned layers whose weights have several dtypes.
@@ -57,6 +61,9 @@ class Stream:
             _StageWeights([self._stage_values(stage, index, row) for index in self._changed])
             for stage, row in enumerate(schedule.layer_levels)
         )
+        parked = self._dense_parameters()
+        itemsize = self._stages[0].block.element_size()
+        self._room = room(self._dense_bytes, sum(own.nbytes for own in parked)) // itemsize // _ALIGNMENT * _ALIGNMENT
 
     def enter(self, stage: int | None) -> None:
         """Point at a stage as soon as its copy is done, and have the next one copied meanwhile."""
@@ -65,9 +72,11 @@ class Stream:
                 self._cutter.write(index, None)
             return
         self._park()
-        if self._blocks is None:
-            self._blocks = _Blocks(self._stages, self._device)
-        for index, values in zip(self._changed, self._blocks.enter(stage), strict=True):
+        if self._arena is None:
+            self._arena = Arena([own.block for own in self._stages], self._room, self._device)
+            self._placed = tuple(own.values(self._arena.of(i)) for i, own in enumerate(self._stages))
+        self._arena.enter(stage)
+        for index, values in zip(self._changed, self._placed[stage], strict=True):
             self._cutter.write(index, values)
 
     def detach(self) -> None:
@@ -76,14 +85,15 @@ class Stream:
             self._write_parameters(None)
 
     def convert(self, function: Callable[[Tensor], Tensor]) -> None:
-        """Follow the model to another device or dtype; the blocks are made anew there."""
+        """Follow the model to another device or dtype; the arena is made anew there."""
         if self._parked:
             self._write_parameters(self._cutter.dense)
         if not self._stages:
             return
         dtype = self._stages[0].block.dtype
         moved = function(torch.empty(0, dtype=dtype, device=self._device))
-        self._device, self._blocks = moved.device, None
+        self._device = moved.device
+        self._clear_arena()
         if moved.dtype != dtype:
             for weights in self._stages:
                 weights.convert(moved.dtype)
@@ -91,13 +101,16 @@ class Stream:
                 parameter.data = _on_host(parameter.data.to(moved.dtype))
 
     def release(self) -> bool:
-        """Bring the dense weights back to the device, and free the blocks there."""
-        self._blocks = None
+        """Bring the dense weights back to the device, and free the arena there."""
+        self._clear_arena()
         if self._parked:
             for parameter in self._dense_parameters():
                 parameter.data = parameter.data.to(self._device)
             self._parked = False
         return True
+
+    def _clear_arena(self) -> None:
+        self._arena, self._placed = None, ()
 
     def _park(self) -> None:
         """Move the dense weights of the pruned layers to host memory."""
@@ -118,16 +131,18 @@ class Stream:
                     slot.module._parameters[slot.name] = None if dense is None else dense[index][position]
 
     def _stage_values(self, stage: int, index: int, row: Levels) -> tuple[Value, ...]:
-        """What the slots of a layer hold in a stage; the dense values are copied along with the thin ones."""
+        """What the slots of a layer hold in a stage, in host memory; dense values are copied along with thin ones."""
         dense = self._cutter.dense[index]
-        if row[index] == 0:
-            return dense
-        values = self._cutter.cut((stage, index, row[index]))
-        return tuple(own if value is None else value for own, value in zip(dense, values, strict=True))
+        values = self._cutter.cut((stage, index, row[index])) if row[index] else dense
+        whole = (own if value is None else value for own, value in zip(dense, values, strict=True))
+        return tuple(
+            nn.Parameter(value.detach().cpu(), requires_grad=False) if isinstance(value, nn.Parameter) else value
+            for value in whole
+        )
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy makes blocks and streams of its own."""
-        return {**self.__dict__, "_blocks": None}
+        """A copy makes an arena and a stream of its own."""
+        return {**self.__dict__, "_arena": None, "_placed": ()}
 
 
 class _StageWeights:
@@ -151,7 +166,7 @@ class _StageWeights:
             self.block[offset : offset + parameter.numel()].copy_(parameter.detach().flatten())
 
     def values(self, block: Tensor) -> list[tuple[Value, ...]]:
-        """Return the values whose parameters lie in a block of the device."""
+        """Return the values whose parameters lie in a part of the arena."""
         places = iter(zip(self._offsets, self._shapes, strict=False))
         return [tuple(self._placed(value, block, places) for value in layer) for layer in self._layers]
 
@@ -164,68 +179,6 @@ class _StageWeights:
             return value
         offset, shape = next(places)
         return nn.Parameter(block[offset : offset + shape.numel()].view(shape), requires_grad=False)
-
-
-class _Blocks:
-    """The two blocks on the device, and which stage lies in which."""
-
-    def __init__(self, stages: Sequence[_StageWeights], device: torch.device) -> None:
-        self._stages = stages
-        count = len(stages)
-        # Position in sampling order: neighbours never share a block.
-        self._side = [(count - 1 - stage) % 2 for stage in range(count)]
-        needed = [
-            [own.block.numel() for own, at in zip(stages, self._side, strict=True) if at == side] for side in (0, 1)
-        ]
-        sizes = [max(blocks, default=0) for blocks in needed]
-        self._memory = [torch.empty(size, dtype=stages[0].block.dtype, device=device) for size in sizes]
-        self._values = [stages[stage].values(self._memory[self._side[stage]]) for stage in range(count)]
-        self._holds: list[int | None] = [None, None]
-        self._copies = _Copies(device)
-
-    def enter(self, stage: int) -> list[tuple[Value, ...]]:
-        """Return the values of a stage, once they are copied, and start copying the next stage's."""
-        self._fill(stage)
-        self._copies.wait(self._side[stage])
-        following = (stage - 1) % len(self._stages)
-        if self._side[following] != self._side[stage]:
-            self._fill(following)
-        return self._values[stage]
-
-    def _fill(self, stage: int) -> None:
-        side = self._side[stage]
-        if self._holds[side] == stage:
-            return
-        source = self._stages[stage].block
-        self._copies.start(side, self._memory[side][: source.numel()], source)
-        self._holds[side] = stage
-
-
-class _Copies:
-    """Copies to the device, on a stream of their own where the device has streams."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
-        self._done: list[torch.cuda.Event | None] = [None, None]
-
-    def start(self, side: int, target: Tensor, source: Tensor) -> None:
-        """Copy after everything that has been asked of the device so far, which may still read the old weights."""
-        if self._stream is None:
-            target.copy_(source)
-            return
-        self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(self._stream):
-            target.copy_(source, non_blocking=True)
-            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            done.record(self._stream)
-        self._done[side] = done
-
-    def wait(self, side: int) -> None:
-        """Let what is asked of the device from now on begin after the copy to one side."""
-        done = self._done[side]
-        if done is not None:
-            torch.cuda.current_stream(self._device).wait_event(done)
 
 
 def _aligned(count: int) -> int:
