@@ -181,7 +181,7 @@ def _memory_predicted() -> str:
     return (
         f"\n### Weights of {records[0]['model']} on the device, computed\n\n"
         f"From their shapes, {records[0]['dtype']}, half of all levels removed; beside it, over the "
-        f"{size(columns[0]['dense'])} of the dense weights. Activations come on top, as they do for the dense model.\n\n"
+        f"{size(columns[0]['dense'])} of the dense weights. Activations come on top, as for the dense model.\n\n"
         + table(["mode", *(MEMORY_PREDICTED[name] for name in names)], rows)
         + "".join(origin(record) for record in records)
     )

@@ -46,7 +46,7 @@ def test_a_stage_has_all_its_weights_while_it_runs(sizes: list[int], spare: int,
 def test_the_block_takes_what_is_allowed_or_its_largest_stage(sizes: list[int], spare: int) -> None:
     size = arena_size(sizes, spare)
     assert size == len(Arena(stages_of(sizes), spare, CPU)._memory)
-    assert max(sizes) <= size <= max(spare, max(sizes))
+    assert max(sizes) <= size <= max(spare, *sizes)
     assert size <= 2 * max(sizes)
 
 

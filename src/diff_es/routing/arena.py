@@ -8,6 +8,7 @@ copied when the one has ended: the rest of the next stage comes while the presen
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,11 +37,11 @@ def arena_size(stages: Sequence[int], room: int) -> int:
         stages: What each stage's weights take, stage 0 first.
         room: What the block may take.
     """
-    neighbours = list(zip(stages, stages[1:], strict=False))
+    neighbours = list(pairwise(stages))
     if len(stages) % 2 == 0:
         neighbours.append((stages[0], stages[-1]))  # the next run begins while this one ends
     wanted = max((sum(pair) for pair in neighbours), default=0)
-    return max(max(stages), min(wanted, room))
+    return max(*stages, min(wanted, room))
 
 
 class Arena:
