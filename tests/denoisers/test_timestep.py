@@ -55,9 +55,9 @@ def test_a_new_schedule_is_not_mistaken_for_an_old_one() -> None:
 @pytest.mark.usefixtures("off_host")
 def test_an_entry_of_a_large_tensor_is_read_alone() -> None:
     large = torch.arange(2**16 + 1, dtype=torch.float32)
-    assert not timestep._is_one_entry_of_many(large[5])
+    assert not timestep.is_one_entry_of_many(large[5])
     assert read_timestep(large[5]) == 5
-    assert timestep._is_one_entry_of_many(large[:10].clone()[5])
+    assert timestep.is_one_entry_of_many(large[:10].clone()[5])
 
 
 @pytest.mark.usefixtures("off_host")

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers import DiTPipeline
-from torch import Tensor
+from torch import Tensor, nn
 
 from diff_es.bank import Bank
-from diff_es.denoisers import denoiser_of
+from diff_es.denoisers import denoiser_of, spec_of, timestep
 from diff_es.errors import UnsupportedModelError
 from diff_es.fitness import TrajectoryFitness
 from diff_es.routing import Mode, apply_, choose_mode, compile_, compiled, remove_, routed, uncompile_
-from diff_es.sampling import sample
+from diff_es.sampling import SamplerConfig, any_requests, sample
 from diff_es.schedule import PruningSchedule
 from support import PLAN, REQUESTS, SAMPLER, mixed_levels, same_state, snapshot, tiny_bank, tiny_pipe
+from tiny_pipelines import tiny_flux
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 every_mode = pytest.mark.parametrize("mode", ["resident", "stream", "gather"])
@@ -72,6 +75,22 @@ def test_the_host_waits_for_the_timesteps_once_and_never_in_the_loop(
                 denoiser(**call)
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_pipeline_that_computes_its_timesteps_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FLUX divides them by 1,000 on the device; the scheduler says on the host which one it was."""
+    flux = tiny_flux(tmp_path).to("cuda")
+    spec, stages = spec_of(flux.transformer), []
+
+    def note(module: nn.Module, args: Any, kwargs: Any) -> None:
+        stages.append(spec.timestep(module, args, kwargs))
+
+    flux.transformer.register_forward_pre_hook(note, with_kwargs=True)
+    monkeypatch.setattr(timestep, "_read", lambda value: pytest.fail(f"{value.device} was waited for"))
+    sample(flux, any_requests(flux, 1), SamplerConfig(4, 0.0))
+    assert stages == [1000.0, 750.0, 500.0, 250.0]
 
 
 def test_a_stage_switch_allocates_nothing(pipe: DiTPipeline, bank: Bank, schedule: PruningSchedule) -> None:

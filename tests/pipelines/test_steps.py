@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from diff_es.denoisers import denoiser_of, spec_of
+from diff_es.denoisers import denoiser_of, spec_of, timestep
 from diff_es.fitness import run
 from diff_es.routing import apply_, routed
 from pipelines.prepared import bank_of, pipe_with, plan_of, requests_of, settings_of
 from pipelines.registry import PAIRS, PIPELINES, STAGES, STEPS, TinyPipeline
-from pipelines.samplers import Sampler
+from pipelines.samplers import FLOW_DYNAMIC, Sampler
 
 every_pair = pytest.mark.parametrize(
     ("own", "sampler"), PAIRS, ids=[f"{own.name}, {sampler.name}" for own, sampler in PAIRS]
@@ -62,6 +62,44 @@ def test_a_pipeline_in_half_precision_routes_by_its_steps(own: TinyPipeline) -> 
     denoiser_of(pipe).register_forward_hook(lambda *_: stages.append(router.stage))
     assert run(pipe, requests_of(pipe), settings_of(own), decode=False).latents.isfinite().all()
     assert stages == [stage for stage in plan.stage_of_step for _ in range(own.calls_per_step)]
+
+
+@every_pair
+def test_the_device_is_not_waited_for_from_step_to_step(
+    own: TinyPipeline, sampler: Sampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a device would have to be asked for is counted here; that nothing else waits is shown in tests/gpu."""
+    waits: list[float] = []
+
+    def reading(value: torch.Tensor) -> float:
+        waits.append(float(value.max()))
+        return waits[-1]
+
+    monkeypatch.setattr(timestep, "_READ_AS_THEY_ARE", ())
+    monkeypatch.setattr(timestep, "_read", reading)
+    pipe = pipe_with(own, sampler)
+    bank = bank_of(own, plan_of(pipe))
+    with routed(pipe, bank, bank.uniform_allocation().resolve((1, 2, 3))):
+        run(pipe, requests_of(pipe), settings_of(own), decode=False)
+    # HunyuanDiT's pipeline itself asks the device at each step, for a timestep that it then computes anew.
+    itself = own.name == "hunyuan-dit" and not hasattr(pipe.scheduler, "step_index")
+    assert len(waits) == sampler.calls(STEPS) if itself else len(waits) <= own.calls_per_step
+
+
+def test_half_precision_does_not_round_the_timesteps_of_a_running_pipeline() -> None:
+    (flux,) = (own for own in PIPELINES if own.name == "flux")
+    pipe = copy.deepcopy(pipe_with(flux, FLOW_DYNAMIC)).to(torch.bfloat16)
+    plan, denoiser, seen = plan_of(pipe), denoiser_of(pipe), []
+    spec = spec_of(denoiser)
+
+    def note(module: Any, args: Any, kwargs: Any) -> None:
+        rounded = spec.units(module).to_train(float(kwargs["timestep"].max()))
+        seen.append((spec.timestep(module, args, kwargs), rounded))
+
+    denoiser.register_forward_pre_hook(note, with_kwargs=True)
+    run(pipe, requests_of(pipe), settings_of(flux), decode=False)
+    assert [exact for exact, _ in seen] == pytest.approx(plan.timesteps, abs=1e-3)
+    assert any(abs(exact - rounded) > 0.1 for exact, rounded in seen)
 
 
 @every_pipeline

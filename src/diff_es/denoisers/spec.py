@@ -9,11 +9,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from diff_es.denoisers.timestep import read_timestep
+from torch import Tensor
+
+from diff_es.denoisers.scheduled import scheduled_timestep
+from diff_es.denoisers.timestep import is_one_entry_of_many, read_timestep
 from diff_es.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from diff_es.denoisers.layers import Layer
 
@@ -73,15 +76,23 @@ class DenoiserSpec:
         return self.blocks(denoiser) if blocks else self.width_layers(denoiser)
 
     def timestep(self, denoiser: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
-        """Read the timestep of a denoiser call, in train units; see `read_timestep` for when a device is waited for.
+        """Return the timestep of a denoiser call, in train units; the device is not waited for if that can be helped.
+
+        That of a pipeline's step is its scheduler's, also where the denoiser gets it rounded to half precision.
 
         Raises:
             UnsupportedModelError: the call carries no timestep.
         """
-        if self.timestep_argument in kwargs:
-            value = kwargs[self.timestep_argument]
-        elif len(args) > self.timestep_position:
-            value = args[self.timestep_position]
-        else:
-            raise UnsupportedModelError(f"{self.architecture} was called without {self.timestep_argument!r}.")
+        value = self._timestep_argument(args, kwargs)
+        if isinstance(value, Tensor) and not is_one_entry_of_many(value):
+            scheduled = scheduled_timestep(denoiser)
+            if scheduled is not None:
+                return read_timestep(scheduled)
         return self.units(denoiser).to_train(read_timestep(value))
+
+    def _timestep_argument(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        if self.timestep_argument in kwargs:
+            return kwargs[self.timestep_argument]
+        if len(args) > self.timestep_position:
+            return args[self.timestep_position]
+        raise UnsupportedModelError(f"{self.architecture} was called without {self.timestep_argument!r}.")

@@ -3,8 +3,8 @@
 Reading a number from a GPU makes the host wait until everything before it has been computed: once per step, that
 keeps the GPU idle between steps. Pipelines walk over the scheduler's tensor of timesteps, so that what reaches the
 denoiser is mostly a view of one entry of it (`t`, `t.expand(batch)`): the whole tensor is then copied to the host
-once, and the entry found by its place in memory. A timestep that was computed anew at every step (FLUX divides it by
-1,000) has no such place and is read as it is.
+once, and the entry found by its place in memory. Where the denoiser gets a timestep that was computed anew (FLUX
+divides it by 1,000), the scheduler of the running pipeline says which entry it was computed from (`scheduled`).
 """
 
 from __future__ import annotations
@@ -50,12 +50,16 @@ def read_timestep(value: Any) -> float:
     """
     if not isinstance(value, Tensor):
         return float(value)
-    if value.device.type in _READ_AS_THEY_ARE or not _is_one_entry_of_many(value):
-        return float(value.max())
+    if value.device.type in _READ_AS_THEY_ARE or not is_one_entry_of_many(value):
+        return _read(value)
     return _host_copy(value).values[value.storage_offset()]
 
 
-def _is_one_entry_of_many(value: Tensor) -> bool:
+def _read(value: Tensor) -> float:
+    return float(value.max())
+
+
+def is_one_entry_of_many(value: Tensor) -> bool:
     """Whether all elements are the same place in memory, of a tensor that has more places, but not too many."""
     one_place = all(size == 1 or stride == 0 for size, stride in zip(value.shape, value.stride(), strict=True))
     many = 1 < value.untyped_storage().nbytes() // value.element_size() <= _MOST

@@ -39,7 +39,8 @@ def apply_(
         source: The bank, or a loaded artefact, that holds the pruned weights of this very model.
         schedule: What to run.
         mode: "resident" keeps the thin weights of all stages on the device; "stream" those of two, the next ones being
-            copied from host memory meanwhile, in at most a tenth more memory than the dense model takes; "gather" cuts them out of the dense backbone at each stage switch.
+            copied from host memory meanwhile, in at most a tenth more memory than the dense model takes; "gather" cuts
+            them out of the dense backbone at each stage switch.
             "auto" takes the fastest of them that fits and says why in the log (see `choose_mode`).
         memory_limit: For "auto": bytes of device memory for the denoiser's weights; by default what is free.
 
