@@ -19,26 +19,26 @@ import torch
 from results import ROOT
 
 BENCHMARKS = Path(__file__).parent
-#: Name of the result → (seconds that it may take, command).
+#: Name of the result → (seconds that it may take, command); all together, eight minutes.
 COMMANDS: dict[str, tuple[int, str]] = {
     "inference_dit-xl_gpu": (
-        170,
+        150,
         "inference.py dit-xl --dtype float16 --schedule uniform --batch-sizes 1 8 32 --repeats 5 "
         "--ways graphs compiled-blocks-graphs",
     ),
     "candidate_cost_dit-xl_gpu": (
-        150,
+        120,
         "candidate_cost.py --model dit-xl --dtype float16 --probes 64 --batch-size 64 --generations 5",
     ),
-    "memory_dit-xl_gpu": (60, "memory.py dit-xl --schedule uniform --batch-size 8"),
+    "memory_dit-xl_gpu": (50, "memory.py dit-xl --schedule uniform --batch-size 8"),
     "inference_dit-xl_blocks_gpu": (
         60,
         "inference.py dit-xl --dtype float16 --pruning blocks --schedule uniform --batch-sizes 1 8 32 --repeats 5 "
         "--ways graphs",
     ),
-    "obs_solver_dit-xl_gpu": (60, "obs_solver.py --rows 1152 --columns 4608 --plain-removals 8 --repeats 3"),
+    "obs_solver_dit-xl_gpu": (50, "obs_solver.py --rows 1152 --columns 4608 --plain-removals 8 --repeats 3"),
     "inference_dit-xl_gpu_eager": (
-        60,
+        50,
         "inference.py dit-xl --dtype float16 --schedule uniform --batch-sizes 1 --repeats 2 --ways eager",
     ),
 }

@@ -42,7 +42,14 @@ def main() -> None:
 
 
 #: Results of benchmarks/inference.py on published sizes.
-SIZES = ("inference_dit-s", "inference_dit-xl_gpu", "inference_dit-xl_gpu_eager", "inference_dit-xl_blocks_gpu")
+SIZES = (
+    "inference_dit-s",
+    "inference_dit-s_compiled",
+    "inference_dit-xl",
+    "inference_dit-xl_gpu",
+    "inference_dit-xl_gpu_eager",
+    "inference_dit-xl_blocks_gpu",
+)
 WAYS = {
     "eager": "plain PyTorch",
     "compiled": "compiled",
