@@ -188,12 +188,13 @@ class _Clock:
 
     def __init__(self, device: torch.device) -> None:
         self.on_gpu = device.type == "cuda"
+        self._device = device
 
     def now(self) -> float:
         """The time when everything asked for so far is done."""
         if not self.on_gpu:
             return time.process_time()
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(self._device)
         return time.perf_counter()
 
     def mark(self) -> Any:
@@ -201,7 +202,7 @@ class _Clock:
         if not self.on_gpu:
             return time.process_time()
         event = torch.cuda.Event(enable_timing=True)
-        event.record()
+        event.record(torch.cuda.current_stream(self._device))
         return event
 
     def between(self, start: Any, end: Any) -> float:

@@ -158,7 +158,7 @@ def sides(pipe: Any, source: RandomPruning, schedule: Any, names: list[str]) -> 
 
 
 def gathering_contender(pipe: Any, source: RandomPruning, schedule: Any) -> Contender:
-    """Rows and columns are cut out of the dense weights at every call, as the paper's own code does it."""
+    """Rows and columns are cut out of the dense weights at every call, once, as the paper's own code does it."""
     denoiser = denoiser_of(pipe)
     router = Router(denoiser, source, "gather")
     router.set_schedule(schedule)
@@ -166,7 +166,7 @@ def gathering_contender(pipe: Any, source: RandomPruning, schedule: Any) -> Cont
     @contextmanager
     def contender() -> Iterator[None]:
         install_(denoiser, router)
-        handle = denoiser.register_forward_pre_hook(lambda *_: router.point_at(router.stage))
+        handle = denoiser.register_forward_pre_hook(lambda *_: forget_stage(router), prepend=True)
         try:
             yield
         finally:
@@ -174,6 +174,11 @@ def gathering_contender(pipe: Any, source: RandomPruning, schedule: Any) -> Cont
             remove_(pipe)
 
     return contender
+
+
+def forget_stage(router: Router) -> None:
+    """Have the router enter the next call's stage anew."""
+    router.stage = None
 
 
 def stitched_contender(pipe: Any, source: RandomPruning, schedule: Any) -> Contender:

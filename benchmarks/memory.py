@@ -83,6 +83,7 @@ def in_own_process(setting: str) -> dict[str, Any]:
 @torch.no_grad()
 def measure(model: RandomModel, setting: str, arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Peak of two denoising runs, once everything is loaded."""
+    gc.collect()  # the model that was measured before
     gauge = ResidentGauge()
     before = gauge.now() if device.type == "cpu" else 0
     dtype = getattr(torch, arguments.dtype)

@@ -177,6 +177,7 @@ class RandomPruning:
     depth: bool = False
     fingerprint: Fingerprint = field(init=False)
     layers: tuple[str, ...] = field(init=False)
+    _kept: dict[tuple[int, str, int], Tensor] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         layers = spec_of(self.denoiser).layers(self.denoiser, blocks=self.depth)
@@ -196,7 +197,13 @@ class RandomPruning:
         return tuple(self.num_levels if block in gone else 0 for block in range(len(self.layers)))
 
     def kept(self, stage: int, layer: Layer, level: int) -> Tensor:
-        """As many groups of each family as the level keeps, whatever the order of families is."""
+        """As many groups of each family as the level keeps, whatever the order of families is; drawn once."""
+        key = (stage, layer.name, level)
+        if key not in self._kept:
+            self._kept[key] = self._drawn(stage, layer, level)
+        return self._kept[key]
+
+    def _drawn(self, stage: int, layer: Layer, level: int) -> Tensor:
         if self.depth:
             return torch.empty(0, dtype=torch.int64)
         generator = torch.Generator().manual_seed(1000 * stage + self.layers.index(layer.name))

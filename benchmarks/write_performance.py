@@ -47,6 +47,7 @@ SIZES = (
     "inference_dit-s_compiled",
     "inference_dit-xl",
     "inference_dit-xl_gpu",
+    "inference_dit-xl_gpu_compiled",
     "inference_dit-xl_gpu_eager",
     "inference_dit-xl_blocks_gpu",
 )
@@ -125,7 +126,7 @@ def gpu_first_look() -> str:
 
 #: Results of benchmarks/memory.py → the schedule, in words, and what there is to say.
 MEMORY = {
-    "memory_dit-xl_gpu": ("the same level in every stage", ""),
+    "memory_dit-xl_gpu": ("levels from 4 to 12 of 16", ""),
     "memory_dit-xl_gpu_ramp": (
         "levels from 4 to 12 of 16",
         " Measured before *stream* was held to a tenth beyond the dense weights: see the prediction below.",

@@ -65,10 +65,12 @@ ROWS: tuple[Row, ...] = (
     Row(
         "Group offload",
         "works; refused with `use_stream=True` or a disk",
-        "`pipe.transformer.enable_group_offload(…)` by blocks or leaves, before or after routing. Streams and disks "
-        "are filled from the weights that were there at first, and those change from stage to stage.",
+        "`pipe.transformer.enable_group_offload(…)` by blocks or leaves, before or after routing (before, where blocks "
+        "are dropped). Streams and disks are filled from the weights that were there at first, and those change from "
+        "stage to stage.",
         (
             f"{_GROUPS}: test_it_changes_nothing",
+            f"{_GROUPS}: test_dropped_blocks_keep_the_offload_that_they_had",
             f"{_GROUPS}: test_streams_are_refused",
             f"{_GROUPS}: test_a_disk_that_was_filled_once_is_refused",
         ),
@@ -85,10 +87,12 @@ ROWS: tuple[Row, ...] = (
         "`torch.compile` of the denoiser's forward with the limit on graphs raised, and on a GPU a CUDA graph per "
         "stage; "
         '`"blocks"` compiles sooner, `"nothing"` makes CUDA graphs alone. Before or after routing; '
-        "`uncompile_(pipe)` takes it back. Not with mode `gather`, whose weights have no fixed address.",
+        "`uncompile_(pipe)` takes it back. CPU offload comes after it. CUDA graphs do not go with mode `gather`, whose "
+        "weights have no fixed address.",
         (
             f"{_VERB}: test_after_the_first_run_nothing_is_compiled_and_nothing_runs_without",
             f"{_VERB}: test_more_stages_than_torch_keeps_graphs_by_default",
+            f"{_VERB}: test_offload_comes_after_and_is_taken_back_before",
             f"{_VERB}: test_inductor_gives_what_plain_torch_gives",
             f"{_CUDA}: test_graphs_give_the_bits_of_plain_calls",
             f"{_CUDA}: test_graphs_and_gathered_weights_are_refused",

@@ -10,9 +10,10 @@ from contextlib import contextmanager, nullcontext
 import pytest
 import torch
 
+from diff_es.denoisers import timestep
 from diff_es.errors import InputError
 from diff_es.evaluation import LatencyRecord, describe_speedup, measure_latency, speedup
-from diff_es.evaluation.latency import measure_batch_sizes, routing_contender
+from diff_es.evaluation.latency import _denoiser_run, measure_batch_sizes, routing_contender
 from diff_es.routing import is_routed, routed
 from diff_es.sampling import Requests, SamplerConfig, sample
 from support import SAMPLER, mixed_levels, same_state, snapshot, tiny_bank, tiny_pipe
@@ -152,6 +153,21 @@ def test_without_guidance_a_call_has_one_row_per_image() -> None:
     measure_batch_sizes(pipe, {"dense": nullcontext}, unguided, batch_sizes=(3,), scopes=("denoiser",), repeats=1)
     hook.remove()
     assert rows == {3}
+
+
+def test_the_device_is_not_waited_for_within_what_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dense model reads no timestep: a routed one that had to ask for it would look slower than it is."""
+    pipe = tiny_pipe()
+    bank = tiny_bank(pipe, "obs")
+    routed_model = routing_contender(pipe, bank, bank.uniform_allocation().resolve(mixed_levels(bank)))
+    waits: list[float] = []
+    monkeypatch.setattr(timestep, "_READ_AS_THEY_ARE", ())
+    monkeypatch.setattr(timestep, "_read", lambda value: waits.append(float(value.max())) or waits[-1])
+    run, calls = _denoiser_run(pipe, Requests((3, 4), (5, 6)), SAMPLER)
+    waits.clear()
+    with routed_model():
+        run()
+    assert calls == SAMPLER.num_inference_steps and waits == []
 
 
 def test_a_routing_contender_routes_and_leaves() -> None:

@@ -115,6 +115,26 @@ def test_all_modes_give_the_same_bits(pipe: DiTPipeline, bank: Bank, levels: tup
     assert all(torch.equal(outputs[0], other) for other in outputs[1:])
 
 
+def test_a_stream_may_be_left_while_it_copies(pipe: DiTPipeline, bank: Bank) -> None:
+    """The dense weights that come back lie where the stages' weights were being copied to."""
+    before = snapshot(pipe.transformer)
+    for _ in range(20):
+        with routed(pipe, bank, bank.uniform_allocation().resolve((0, 1, 0)), mode="stream"):
+            pass
+        assert same_state(pipe.transformer, before)
+
+
+def test_a_dense_graph_does_not_outlive_the_weights_that_it_reads(
+    pipe: DiTPipeline, bank: Bank, schedule: PruningSchedule
+) -> None:
+    dense = run(pipe)
+    with compiled(pipe, "nothing"):
+        assert torch.equal(run(pipe), dense)
+        with routed(pipe, bank, schedule, mode="stream"):
+            run(pipe)
+        assert torch.equal(run(pipe), dense)
+
+
 @pytest.mark.parametrize("mode", ["resident", "stream"])
 def test_graphs_give_the_bits_of_plain_calls(
     pipe: DiTPipeline, bank: Bank, schedule: PruningSchedule, mode: Mode

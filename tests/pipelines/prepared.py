@@ -84,6 +84,16 @@ def obs_bank(own: TinyPipeline) -> Bank:
     return build_bank(pipe, stats, plan, BankConfig("obs", LEVELS))
 
 
+@cache
+def layerdrop_bank(own: TinyPipeline) -> Bank:
+    """Whole blocks, the first first; what they do to the image is not looked at."""
+    pipe = pipe_with(own, own.samplers[0])
+    plan = plan_of(pipe)
+    source = SamplingSource(requests_of(pipe, 2), settings_of(own), batch_size=2)
+    stats = calibrate(pipe, source, CalibrationConfig(plan, collect=("similarity",)))
+    return build_bank(pipe, stats, plan, BankConfig("layerdrop", LEVELS))
+
+
 def mixed(bank: Bank) -> PruningSchedule:
     """Every stage has layers at many levels, dense ones and the most pruned among them."""
     rows = tuple(

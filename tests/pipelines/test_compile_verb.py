@@ -95,6 +95,26 @@ def test_what_cannot_be_is_refused() -> None:
     assert "forward" not in vars(denoiser_of(pipe)), "a refused call left traces"
 
 
+def test_offload_comes_after_and_is_taken_back_before() -> None:
+    """It keeps the forward that it found, and puts that one back after each run."""
+    pipe, graphs = fresh(DIT), Graphs()
+    dense = latents_of(DIT, pipe)
+    compile_(pipe, backend=graphs)
+    pipe.enable_model_cpu_offload(device="cpu")
+    for _ in range(2):
+        assert torch.allclose(latents_of(DIT, pipe), dense, rtol=1e-5, atol=1e-5)
+    assert graphs.count == 1
+    with pytest.raises(UnsupportedModelError, match=r"another than compile_.*remove_all_hooks"):
+        uncompile_(pipe)
+    pipe.remove_all_hooks()
+    uncompile_(pipe)
+    assert torch.equal(latents_of(DIT, pipe), dense)
+    assert graphs.count == 1
+    pipe.enable_model_cpu_offload(device="cpu")
+    with pytest.raises(UnsupportedModelError, match=r"is offloaded.*remove_all_hooks\(\), then compile_"):
+        compile_(pipe, backend=graphs)
+
+
 @pytest.mark.slow
 def test_inductor_gives_what_plain_torch_gives() -> None:
     pipe, bank = fresh(DIT), obs_bank(DIT)

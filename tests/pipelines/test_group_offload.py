@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from diff_es.errors import UnsupportedModelError
-from diff_es.routing import apply_
-from pipelines.prepared import latents_of, mixed, obs_bank, pipe_with, routed_latents
+from diff_es.routing import apply_, remove_
+from pipelines.prepared import LEVELS, latents_of, layerdrop_bank, mixed, obs_bank, pipe_with, routed_latents
 from pipelines.registry import PIPELINES
 
 FLUX = next(own for own in PIPELINES if own.name == "flux")
@@ -53,6 +53,27 @@ def test_a_disk_that_was_filled_once_is_refused(tmp_path: Path, offload_first: b
         apply_(pipe, bank, mixed(bank))
         offloaded(pipe, **settings)
         with pytest.raises(UnsupportedModelError, match=message):
+            latents_of(FLUX, pipe)
+
+
+@pytest.mark.parametrize("offload_first", [True, False], ids=["offload first", "routing first"])
+def test_dropped_blocks_keep_the_offload_that_they_had(offload_first: bool) -> None:
+    """What is put on a block after routing would be lost when the block is no longer dropped."""
+    pipe = copy.deepcopy(pipe_with(FLUX, FLUX.samplers[0]))
+    bank = layerdrop_bank(FLUX)
+    schedule = bank.uniform_allocation().resolve((LEVELS, 0, LEVELS))
+    settings = {"offload_type": "block_level", "num_blocks_per_group": 1}
+    if offload_first:
+        offloaded(pipe, **settings)
+        apply_(pipe, bank, schedule)
+        forwards = [vars(block)["forward"] for block in pipe.transformer.transformer_blocks]
+        latents_of(FLUX, pipe)
+        remove_(pipe)
+        assert [vars(block)["forward"] for block in pipe.transformer.transformer_blocks] == forwards
+    else:
+        apply_(pipe, bank, schedule)
+        offloaded(pipe, **settings)
+        with pytest.raises(UnsupportedModelError, match=r"remove_\(pipe\), then enable_group_offload, then route"):
             latents_of(FLUX, pipe)
 
 

@@ -93,6 +93,46 @@ def test_a_limit_that_nothing_fits_is_refused_with_what_is_needed(
         choose_mode(pipe, bank, schedule, 1000)
 
 
+class Gpu:
+    """A device of so many bytes, as torch tells of one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, free: int, reserved: int = 0, allocated: int = 0) -> None:
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10 * free))
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: reserved)
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: allocated)
+
+
+def test_an_offloaded_model_is_planned_for_the_device_that_it_runs_on(
+    pipe: DiTPipeline, bank: Bank, schedule: PruningSchedule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights are in host memory when it is routed, where nothing would limit them."""
+    needed = weight_bytes(pipe.transformer, bank, schedule)
+    pipe.enable_model_cpu_offload(device="cpu")
+    pipe.transformer._hf_hook.execution_device = torch.device("cuda", 1)
+    Gpu(monkeypatch, free=10 * needed["resident"])
+    assert choose_mode(pipe, bank, schedule).mode == "resident"
+    Gpu(monkeypatch, free=needed["resident"] - 1)
+    plan = choose_mode(pipe, bank, schedule)
+    assert plan.mode == "stream" and plan.limit == int(0.8 * (needed["resident"] - 1))
+    Gpu(monkeypatch, free=needed["resident"] - 1, reserved=2 * needed["resident"], allocated=needed["resident"])
+    assert choose_mode(pipe, bank, schedule).mode == "resident", "what torch holds without using it is free too"
+
+
+def test_on_a_device_that_is_nearly_full_the_smallest_mode_is_taken_and_on_a_full_one_none(
+    pipe: DiTPipeline, bank: Bank, schedule: PruningSchedule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that runs there dense must not be refused for want of a reserve."""
+    needed = weight_bytes(pipe.transformer, bank, schedule)
+    pipe.enable_model_cpu_offload(device="cpu")
+    pipe.transformer._hf_hook.execution_device = torch.device("cuda", 0)
+    Gpu(monkeypatch, free=needed["stream"])
+    plan = choose_mode(pipe, bank, schedule)
+    assert plan.mode == "stream" and plan.limit < needed["stream"]
+    Gpu(monkeypatch, free=needed["stream"] - 1)
+    with pytest.raises(InputError, match=r"cuda:0 has free .* the weights take at least .*'stream'"):
+        choose_mode(pipe, bank, schedule)
+
+
 def test_a_plan_is_a_record(pipe: DiTPipeline, bank: Bank, schedule: PruningSchedule) -> None:
     plan = choose_mode(pipe, bank, schedule)
     assert replace(plan) == plan

@@ -18,7 +18,8 @@ def scheduled_timestep(denoiser: nn.Module) -> Tensor | None:
     """Return the entry of the scheduler's timesteps that the running step has, shape (), on the scheduler's device.
 
     None where no pipeline is calling the denoiser, where its scheduler does not count steps (DDIM, DDPM, PNDM), and
-    at the first step of a run where it does not know yet at which it begins.
+    at the first step of a run where it does not know yet at which it begins. Any call of the denoiser while the
+    pipeline runs counts as one of its step, also one that a callback makes.
     """
     scheduler = getattr(_calling_pipeline(denoiser), "scheduler", None)
     step = getattr(scheduler, "step_index", None)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from diff_es.calibration import record_calls
-from diff_es.denoisers import denoiser_of, on_device
+from diff_es.denoisers import denoiser_of, on_device, spec_of
 from diff_es.errors import InputError
 from diff_es.evaluation.environment import device_name
 from diff_es.progress import track
@@ -25,6 +25,7 @@ from diff_es.sampling import any_requests, sample
 
 if TYPE_CHECKING:
     from diff_es.bank import ThinSource
+    from diff_es.denoisers import Call
     from diff_es.sampling import ImageRequests, SamplerConfig
     from diff_es.schedule import PruningSchedule
 
@@ -134,7 +135,7 @@ def measure_batch_sizes(  # noqa: PLR0913 (facts of the measurement)
     number: stages differ in what they cost. Each call has the rows of guidance that the sampler makes.
 
     Args:
-        pipe: A class-conditional pipeline, dense; it is dense again afterwards.
+        pipe: The pipeline, dense; it is dense again afterwards.
         contenders: Name → context in which the pipeline is that model; entering and leaving are not timed.
         sampler: Steps and guidance.
         batch_sizes: Images per call, each ≥ 1.
@@ -187,8 +188,10 @@ def routing_contender(pipe: Any, source: ThinSource, schedule: PruningSchedule, 
 
 def _denoiser_run(pipe: Any, requests: ImageRequests, sampler: SamplerConfig) -> tuple[Callable[[], None], int]:
     """Return what repeats all denoiser calls of one sampling run of the dense model, and their number."""
-    device = next(denoiser_of(pipe).parameters()).device
-    calls = [on_device(call, device) for _, call in record_calls(pipe, requests, sampler)]
+    denoiser = denoiser_of(pipe)
+    device = next(denoiser.parameters()).device
+    recorded = [on_device(call, device) for _, call in record_calls(pipe, requests, sampler)]
+    calls = _of_one_schedule(recorded, spec_of(denoiser).timestep_argument)
 
     @torch.no_grad()
     def run() -> None:
@@ -197,6 +200,19 @@ def _denoiser_run(pipe: Any, requests: ImageRequests, sampler: SamplerConfig) ->
             denoiser(**call)
 
     return run, len(calls)
+
+
+def _of_one_schedule(calls: list[Call], name: str) -> list[Call]:
+    """Make the calls' timesteps entries of one tensor, as a pipeline's are: to read others, the device is waited for.
+
+    Args:
+        calls: All calls of a run.
+        name: The argument that holds the timestep.
+    """
+    firsts = torch.stack([call[name].flatten()[0] for call in calls])
+    if not all(bool((call[name] == first).all()) for call, first in zip(calls, firsts, strict=True)):
+        return calls  # each token may have a timestep of its own
+    return [{**call, name: first.expand(call[name].shape)} for call, first in zip(calls, firsts, strict=True)]
 
 
 def _pipeline_run(pipe: Any, requests: ImageRequests, sampler: SamplerConfig) -> tuple[Callable[[], None], int]:

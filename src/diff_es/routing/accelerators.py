@@ -37,6 +37,7 @@ class Accelerators:
         self._denoiser = denoiser
         self._depth = depth
         self._modules: tuple[nn.Module, ...] = tuple(denoiser.modules())
+        self._hooked_before = {module for module in self._modules if "_diffusers_hook" in vars(module)}
         self._blocks = tuple(
             (denoiser.get_submodule(block.name), _layers_of(block, layers)) for block in spec.blocks(denoiser)
         )
@@ -72,6 +73,15 @@ class Accelerators:
             registry = vars(module).get("_diffusers_hook")
             for hook in () if registry is None else registry.hooks.values():
                 _check_group(hook)
+                self._check_order(module, hook)
+
+    def _check_order(self, module: nn.Module, hook: Any) -> None:
+        """A block that is dropped gets back the forward that it had when it was routed, without a later hook."""
+        if self._depth and hasattr(hook, "group") and module not in self._hooked_before:
+            raise UnsupportedModelError(
+                "Offload by groups was enabled on a routed denoiser whose stages drop blocks, and would lose them: "
+                "call remove_(pipe), then enable_group_offload, then route."
+            )
 
     def _check_compiled(self, schedule: PruningSchedule) -> None:
         """Each set of shapes is a graph of its own. Beyond its limit torch goes on without compiling, unnoticed."""

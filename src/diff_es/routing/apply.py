@@ -73,7 +73,11 @@ def install_(denoiser: nn.Module, router: Router) -> None:
         denoiser.register_load_state_dict_pre_hook(_on_load),  # type: ignore[no-untyped-call]
     )
     vars(denoiser).update({ROUTER: router, _HANDLES: handles, "_apply": MethodType(_convert, denoiser)})
-    router.stand_by()
+    try:
+        router.stand_by()
+    except BaseException:
+        _uninstall_(denoiser)
+        raise
 
 
 def remove_(pipe: Any) -> None:
@@ -85,6 +89,10 @@ def remove_(pipe: Any) -> None:
     denoiser = denoiser_of(pipe)
     if not is_routed(pipe):
         raise UnsupportedModelError("The denoiser is not routed; there is nothing to remove.")
+    _uninstall_(denoiser)
+
+
+def _uninstall_(denoiser: nn.Module) -> None:
     vars(denoiser)[ROUTER].release()
     for handle in vars(denoiser)[_HANDLES]:
         handle.remove()

@@ -61,6 +61,11 @@ class Arena:
         #: Entries at the far end of what each side holds that are not there.
         self._missing = [0, 0]
         self._copies = _Copies(device)
+        self._copies.use(self._memory)
+
+    def close(self) -> None:
+        """Wait until nothing is copied any more, so that the memory may be used for something else at once."""
+        self._copies.finish()
 
     def of(self, stage: int) -> Tensor:
         """Return where a stage's weights lie when it runs, shape (n,)."""
@@ -121,6 +126,11 @@ class _Copies:
         self._device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
+    def use(self, memory: Tensor) -> None:
+        """Have memory that is freed without more ado kept until the copies to it are done."""
+        if self._stream is not None:
+            memory.record_stream(self._stream)
+
     def start(self, target: Tensor, source: Tensor) -> None:
         """Copy after everything that has been asked of the device so far, which may still read the old weights."""
         if self._stream is None:
@@ -129,6 +139,11 @@ class _Copies:
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
             target.copy_(source, non_blocking=True)
+
+    def finish(self) -> None:
+        """Have the host wait for all copies that were started."""
+        if self._stream is not None:
+            self._stream.synchronize()
 
     def wait(self) -> None:
         """Let what is asked of the device from now on begin after all copies that were started."""

@@ -24,14 +24,17 @@ Compiled: TypeAlias = Literal["denoiser", "blocks", "nothing"]
 #: own shapes, and each batch size.
 _GRAPHS = 512
 _STATE = "_diff_es_compiled"
+#: Modes of torch.compile that record CUDA graphs themselves.
+_OWN_GRAPHS = ("reduce-overhead", "max-autotune")
 
 
 @dataclass(frozen=True)
 class _Before:
-    """What was there before: an instance's own forward, and the blocks that were compiled."""
+    """What was there before: an instance's own forward, the blocks that were compiled; and the forward put in."""
 
     forward: Callable[..., Any] | None
     blocks: tuple[nn.Module, ...]
+    compiled: Callable[..., Any]
 
 
 def compile_(pipe: Any, what: Compiled = "denoiser", *, cuda_graphs: bool | None = None, **options: Any) -> None:
@@ -50,9 +53,10 @@ def compile_(pipe: Any, what: Compiled = "denoiser", *, cuda_graphs: bool | None
         options: What else torch.compile is given (`mode="max-autotune-no-cudagraphs"`, `backend=…`, `fullgraph=True`).
 
     Raises:
-        InputError: no such `what`, CUDA graphs on another device, or "nothing" without them.
-        UnsupportedModelError: the denoiser is compiled already, or has a cache (First Block Cache, DeepCache: compile
-            the forward yourself, before the cache).
+        InputError: no such `what`, CUDA graphs on another device, "nothing" without them, or a torch.compile mode that
+            records CUDA graphs of its own inside of these.
+        UnsupportedModelError: the denoiser is compiled already, is offloaded (compile it first), or has a cache (First
+            Block Cache, DeepCache: compile the forward yourself, before the cache).
     """
     denoiser = denoiser_of(pipe)
     _check(denoiser, what)
@@ -64,31 +68,43 @@ def compile_(pipe: Any, what: Compiled = "denoiser", *, cuda_graphs: bool | None
         raise InputError(
             "what='nothing' leaves CUDA graphs alone, and without them nothing is left: use 'denoiser' or 'blocks'."
         )
-    blocks = tuple(denoiser.get_submodule(layer.name) for layer in spec_of(denoiser).blocks(denoiser))
-    before = _Before(vars(denoiser).get("forward"), blocks if what == "blocks" else ())
+    if graphs and options.get("mode") in _OWN_GRAPHS:
+        raise InputError(
+            f"mode={options['mode']!r} records CUDA graphs of its own: give mode='max-autotune-no-cudagraphs', or "
+            "cuda_graphs=False."
+        )
+    blocks = [denoiser.get_submodule(layer.name) for layer in spec_of(denoiser).blocks(denoiser)]
+    blocks = blocks if what == "blocks" else []
     _allow_graphs()
     forward: Callable[..., Any] = denoiser.forward
     # Automatic dynamic shapes would make one slower graph out of those of two stages.
     settings = {"dynamic": False, **options}
-    for block in before.blocks:
+    for block in blocks:
         block.compile(**settings)
     if what == "denoiser":
         forward = torch.compile(forward, **settings)
-    vars(denoiser)["forward"] = CudaGraphs(denoiser, forward) if graphs else forward
-    vars(denoiser)[_STATE] = before
+    if graphs:
+        forward = CudaGraphs(denoiser, forward)
+    vars(denoiser)[_STATE] = _Before(vars(denoiser).get("forward"), tuple(blocks), forward)
+    vars(denoiser)["forward"] = forward
 
 
 def uncompile_(pipe: Any) -> None:
     """Take `compile_` back: the denoiser's forward is what it was before.
 
     Raises:
-        UnsupportedModelError: `compile_` was not called.
+        UnsupportedModelError: `compile_` was not called, or something else was put around the forward after it.
     """
     denoiser = denoiser_of(pipe)
-    before: _Before | None = vars(denoiser).pop(_STATE, None)
+    before: _Before | None = vars(denoiser).get(_STATE)
     if before is None:
         raise UnsupportedModelError("compile_(pipe) was not called; there is nothing to take back.")
-    del vars(denoiser)["forward"]
+    if vars(denoiser).get("forward") is not before.compiled:
+        raise UnsupportedModelError(
+            "The denoiser's forward is another than compile_(pipe) put there: take back first what came after it "
+            "(pipe.remove_all_hooks() for offload, helper.disable() for DeepCache)."
+        )
+    del vars(denoiser)[_STATE], vars(denoiser)["forward"]
     if before.forward is not None:
         vars(denoiser)["forward"] = before.forward
     for block in before.blocks:
@@ -111,6 +127,11 @@ def _check(denoiser: nn.Module, what: Compiled) -> None:
     if _STATE in vars(denoiser):
         raise UnsupportedModelError("The denoiser is compiled already: call uncompile_(pipe) first.")
     check_uncompiled(denoiser, "compile_")
+    if hasattr(denoiser, "_hf_hook"):
+        raise UnsupportedModelError(
+            "The denoiser is offloaded, and would be as it was before compile_ after its first run: call "
+            "pipe.remove_all_hooks(), then compile_(pipe), then offload again."
+        )
     check_plain_calls(denoiser, "compile_")
 
 

@@ -46,6 +46,7 @@ class CudaGraphs:
         self._forward = forward
         self._recordings: OrderedDict[Hashable, _Recording] = OrderedDict()
         self._memory = torch.cuda.graph_pool_handle()
+        self._parameters = tuple(own._parameters for own in denoiser.modules() if own._parameters)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the denoiser.
@@ -56,7 +57,9 @@ class CudaGraphs:
         key = (self._weights(), _signature((args, kwargs)))
         recording = self._recordings.get(key)
         if recording is None:
-            recording = _Recording(self._forward, args, kwargs, self._device, self._memory)
+            device = next(self._denoiser.parameters()).device
+            with torch.cuda.device(device):
+                recording = _Recording(self._forward, args, kwargs, device, self._memory)
             self._recordings[key] = recording
             if len(self._recordings) > _KEPT:
                 self._recordings.popitem(last=False)
@@ -67,16 +70,13 @@ class CudaGraphs:
         """Recordings read the weights of the original."""
         raise UnsupportedModelError("A pipeline with CUDA graphs cannot be copied: uncompile_(pipe) first.")
 
-    @property
-    def _device(self) -> torch.device:
-        return next(self._denoiser.parameters()).device
-
     def _weights(self) -> Hashable:
         """What tells which weights, at which addresses, the forward reads at present."""
         router: Router | None = vars(self._denoiser).get(ROUTER)
         if router is None:
-            first = next(self._denoiser.parameters())
-            return (None, first.data_ptr(), first.dtype)
+            # Any of them may have moved: a streamed model that is dense again has those of its pruned layers elsewhere.
+            found = (value for own in self._parameters for value in own.values() if value is not None)
+            return (None, tuple((value.data_ptr(), value.dtype) for value in found))
         if not router.fixed_addresses:
             raise UnsupportedModelError(
                 f'CUDA graphs need the weights of a stage at fixed addresses, and mode="{router.mode}" cuts them anew '
@@ -105,7 +105,8 @@ class _Recording:
                 forward(*own_args, **own_kwargs)
         torch.cuda.current_stream(device).wait_stream(beside)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=memory):
+        # On this device's stream: the one that torch would take is of the device that first recorded anything.
+        with torch.cuda.graph(self._graph, pool=memory, stream=beside):
             self._output = forward(*own_args, **own_kwargs)
 
     def replay(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from diff_es.schedule import PruningSchedule
 
 _GIB = 2**30
+#: Share of the free memory that weights may take where no limit is given: activations and the autoencoder want some.
+_FOR_WEIGHTS = 0.8
 
 
 @dataclass(frozen=True)
@@ -53,27 +55,30 @@ def choose_mode(pipe: Any, source: ThinSource, schedule: PruningSchedule, memory
         pipe: The dense pipeline.
         source: The bank or artefact.
         schedule: What to run.
-        memory_limit: Bytes of device memory for the denoiser's weights; activations come on top. By default what the
-            device has free beside the dense weights if they are there, or as much as is wanted on a CPU.
+        memory_limit: Bytes of device memory for the denoiser's weights; activations come on top. By default four
+            fifths of what is free or the denoiser's already, so that activations have room (or the smallest mode, where
+            none fits into that); as much as is wanted on a CPU. The device is the one that the denoiser runs on, also
+            where it is offloaded meanwhile.
 
     Raises:
         InputError: no mode fits; the message says what the smallest takes.
     """
     denoiser = dense_denoiser_of(pipe)
-    device = next(denoiser.parameters()).device
+    device = _runs_on(denoiser)
     needed = weight_bytes(denoiser, source, schedule)
-    limit = _free(denoiser) if memory_limit is None else memory_limit
+    free = _free(denoiser, device) if memory_limit is None else memory_limit
+    limit = int(_FOR_WEIGHTS * free) if free is not None and memory_limit is None else memory_limit
     # On a CPU the device is the host, and there is nothing to stream from.
     modes: tuple[Mode, ...] = ("resident", "gather") if device.type == "cpu" else ("resident", "stream", "gather")
-    fitting = [mode for mode in modes if limit is None or needed[mode] <= limit]
-    if limit is not None and not fitting:
-        least = min(modes, key=lambda mode: needed[mode])
+    least = min(modes, key=lambda mode: needed[mode])
+    if free is not None and needed[least] > free:
+        what = f"memory_limit={free}" if memory_limit is not None else f"{device} has free {free}"
         raise InputError(
-            f"memory_limit={limit} bytes ({limit / _GIB:.2f} GiB): the weights take at least "
-            f"{needed[least] / _GIB:.2f} GiB (mode {least!r}). Allow more, or offload the model "
-            "(pipe.enable_model_cpu_offload())."
+            f"{what} bytes ({free / _GIB:.2f} GiB): the weights take at least {needed[least] / _GIB:.2f} GiB (mode "
+            f"{least!r}). Allow or free more, or offload the model (pipe.enable_model_cpu_offload())."
         )
-    return ModePlan(fitting[0], needed, limit, _reason(fitting[0], modes, needed, limit))
+    mode = next((mode for mode in modes if limit is None or needed[mode] <= limit), least)
+    return ModePlan(mode, needed, limit, _reason(mode, modes, needed, limit))
 
 
 def _reason(mode: Mode, modes: tuple[Mode, ...], needed: Mapping[Mode, int], limit: int | None) -> str:
@@ -83,13 +88,20 @@ def _reason(mode: Mode, modes: tuple[Mode, ...], needed: Mapping[Mode, int], lim
     return f"{mode}: its weights take {needed[mode] / _GIB:.2f}{of} GiB{because}."
 
 
-def _free(denoiser: nn.Module) -> int | None:
-    """Device memory for the denoiser's weights: what is free, and what they occupy already; None for a CPU."""
-    device = next(denoiser.parameters()).device
+def _runs_on(denoiser: nn.Module) -> torch.device:
+    """The device of the denoiser's calls: that of accelerate's offload where its weights only visit it."""
+    device = getattr(getattr(denoiser, "_hf_hook", None), "execution_device", None)
+    return next(denoiser.parameters()).device if device is None else torch.device(device)
+
+
+def _free(denoiser: nn.Module, device: torch.device) -> int | None:
+    """Device memory that is free, or the denoiser's already; None for a CPU."""
     if device.type != "cuda":
         return None
     free, _ = torch.cuda.mem_get_info(device)
-    return free + _dense_bytes(denoiser)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    occupied = _dense_bytes(denoiser) if next(denoiser.parameters()).device == device else 0
+    return int(free) + unused + occupied
 
 
 def _dense_bytes(denoiser: nn.Module) -> int:

@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from diff_es.denoisers import spec_of
-from diff_es.errors import InputError
+from diff_es.errors import InputError, UnsupportedModelError
 from diff_es.registry import suggest
 from diff_es.routing.accelerators import Accelerators
 from diff_es.routing.cutter import Cutter
@@ -33,6 +35,13 @@ if TYPE_CHECKING:
 DEFAULT_CACHE_BYTES = 2 * 2**30
 
 _versions = count(1)
+
+
+@contextmanager
+def _plain_tensors() -> Iterator[None]:
+    """Within, new weights are plain: under torch.inference_mode they could be neither written nor moved later on."""
+    with torch.inference_mode(mode=False), torch.no_grad():
+        yield
 
 
 class Router:
@@ -64,6 +73,8 @@ class Router:
         self._accelerators = Accelerators(denoiser, self.spec, self.layers, depth=source.depth)
         self._accelerators.check()
         self._schedule: PruningSchedule | None = None
+        #: The stage whose first call has been prepared for; a stage may be pointed at before it begins.
+        self._begun: int | None = None
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -75,6 +86,7 @@ class Router:
         """Whether a stage's weights lie at the same addresses whenever it runs."""
         return self._residence.fixed
 
+    @_plain_tensors()
     def set_schedule(self, schedule: PruningSchedule) -> None:
         """Route by another schedule from the next denoiser call on.
 
@@ -83,9 +95,10 @@ class Router:
         """
         check_schedule(self.source, schedule)
         self.point_at(None)
-        self._schedule = schedule
+        self._schedule = None
         self.version = next(_versions)
         self._residence.prepare(schedule)
+        self._schedule = schedule
 
     def on_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Point at the stage of this denoiser call.
@@ -94,14 +107,21 @@ class Router:
             UnsupportedModelError: a cache, offload or compilation of the denoiser that cannot go on in this stage.
         """
         stage = self.source.plan.stage_at(self.spec.timestep(self.denoiser, args, kwargs))
-        if stage != self.stage:
+        if stage != self._begun:
             self._accelerators.begin_stage_(self._planned())
+            self._begun = stage
+        if stage != self.stage:
             self.point_at(stage)
 
+    @_plain_tensors()
     def point_at(self, stage: int | None) -> None:
         """Point every layer at the weights of a stage, or at the dense ones (None)."""
-        if stage is not None:
+        if stage is None:
+            self._begun = None
+        else:
             self._planned()
+        # A switch that fails may leave layers of two stages: the next call must not take it for done.
+        self.stage = None
         self._residence.enter(stage)
         self.stage = stage
 
@@ -123,14 +143,22 @@ class Router:
         self.point_at(None)
         self._residence.detach()
         yield
-        self._residence.convert(function)
+        with _plain_tensors():
+            self._residence.convert(function)
         self._cutter.remember_dense()
         self.version = next(_versions)
         self.point_at(stage)
 
     def _planned(self) -> PruningSchedule:
-        assert self._schedule is not None
+        if self._schedule is None:
+            raise UnsupportedModelError(
+                "The router has no schedule, because the last set_schedule failed: set one, or call remove_(pipe)."
+            )
         return self._schedule
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has weights at other addresses, and enters its first stage anew."""
+        return {**self.__dict__, "stage": None, "_begun": None, "version": next(_versions)}
 
 
 def check_schedule(source: ThinSource, schedule: PruningSchedule) -> None:

@@ -6,7 +6,7 @@ the device while the stage before computes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +38,8 @@ class Stream:
             denoiser: The dense model, where it will run.
         """
         self._cutter = cutter
+        self._denoiser = denoiser
         self._device = next(denoiser.parameters()).device
-        self._dense_bytes = sum(parameter.nbytes for parameter in denoiser.parameters())
         self._changed: tuple[int, ...] = ()
         self._stages: tuple[_StageWeights, ...] = ()
         self._room = 0
@@ -61,9 +61,8 @@ class Stream:
             _StageWeights([self._stage_values(stage, index, row) for index in self._changed])
             for stage, row in enumerate(schedule.layer_levels)
         )
-        parked = self._dense_parameters()
-        itemsize = self._stages[0].block.element_size()
-        self._room = room(self._dense_bytes, sum(own.nbytes for own in parked)) // itemsize // _ALIGNMENT * _ALIGNMENT
+        allowed = room(_bytes(self._denoiser.parameters()), _bytes(self._dense_parameters()))
+        self._room = allowed // self._stages[0].block.element_size() // _ALIGNMENT * _ALIGNMENT
 
     def enter(self, stage: int | None) -> None:
         """Point at a stage as soon as its copy is done, and have the next one copied meanwhile."""
@@ -110,6 +109,8 @@ class Stream:
         return True
 
     def _clear_arena(self) -> None:
+        if self._arena is not None:
+            self._arena.close()
         self._arena, self._placed = None, ()
 
     def _park(self) -> None:
@@ -161,7 +162,7 @@ class _StageWeights:
         self._shapes = [parameter.shape for parameter in parameters]
         sizes = [_aligned(parameter.numel()) for parameter in parameters]
         self._offsets = [0, *accumulate(sizes)]
-        self.block = _on_host(torch.zeros(self._offsets[-1], dtype=next(iter(dtypes), torch.float32)))
+        self.block = _on_host(torch.zeros(self._offsets[-1], dtype=next(iter(dtypes), torch.float32), device="cpu"))
         for offset, parameter in zip(self._offsets, parameters, strict=False):
             self.block[offset : offset + parameter.numel()].copy_(parameter.detach().flatten())
 
@@ -181,11 +182,15 @@ class _StageWeights:
         return nn.Parameter(block[offset : offset + shape.numel()].view(shape), requires_grad=False)
 
 
+def _bytes(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(parameter.nbytes for parameter in parameters)
+
+
 def _aligned(count: int) -> int:
     return -(-count // _ALIGNMENT) * _ALIGNMENT
 
 
 def _on_host(tensor: Tensor) -> Tensor:
     """Return a copy in host memory, pinned where a GPU may read it."""
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=torch.cuda.is_available())
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=torch.cuda.is_available())
     return host.copy_(tensor.detach())
