@@ -73,11 +73,17 @@ def predict(model: RandomModel, arguments: argparse.Namespace, device: torch.dev
 
 def in_own_process(setting: str) -> dict[str, Any]:
     """Run this program once more for one setting."""
-    arguments = [a for a in sys.argv[1:] if a != "--json"]
-    command = [sys.executable, sys.argv[0], *arguments, "--settings", setting]
+    command = [sys.executable, sys.argv[0], *without_json(sys.argv[1:]), "--settings", setting]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     found: dict[str, Any] = json.loads(lines[-1])["settings"][setting]
     return {name: value for name, value in found.items() if name != "peak_over_dense"}
+
+
+def without_json(arguments: list[str]) -> list[str]:
+    """The arguments without the file that the whole result goes to."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--json")
+    return parser.parse_known_args(arguments)[1]
 
 
 @torch.no_grad()
