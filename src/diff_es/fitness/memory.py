@@ -88,8 +88,8 @@ def _reason(mode: Mode, modes: Sequence[Mode], needed: Mapping[Mode, int], limit
     if limit is None:
         return f"{text}, and nothing limits them."
     text += f" of {limit / _GIB:.2f}"
-    others = [f"{other} would take {needed[other] / _GIB:.2f}" for other in modes[: modes.index(mode)]]
-    return f"{text}; {' and '.join(others) or 'nothing is faster'}; a quarter is left for all else where possible."
+    better = [f"{other} would take {needed[other] / _GIB:.2f}" for other in modes[: modes.index(mode)]]
+    return f"{text}; {' and '.join(better)}, and a quarter is to stay free." if better else f"{text}."
 
 
 def spare_bytes(plan: ModePlan, wanted: int) -> int:
