@@ -1,7 +1,7 @@
-"""Which memory mode a model is routed in whose weights are not all: candidates of a search, contestants by turns.
+"""Which memory mode a search runs in, and the rule by which other parts of a run choose theirs.
 
-`choose_mode` fills the device with one schedule's weights. Here other things need room as well: activations, outputs
-that are kept for replay, thin layers that are kept for the next candidates.
+`choose_mode` may fill the device with weights. A run needs room beside them: for activations, outputs that are kept for
+replay, thin layers that are kept for the next candidates.
 """
 
 from __future__ import annotations
@@ -62,6 +62,11 @@ def modes_on(pipe: Any, modes: Sequence[Mode]) -> tuple[Mode, ...]:
     return tuple(mode for mode in modes if mode != "stream" or device.type != "cpu")
 
 
+def leaves_room(taken: int, limit: int | None) -> bool:
+    """Whether weights of so many bytes leave a quarter of the memory for all else."""
+    return limit is None or taken <= _SHARE * limit
+
+
 def first_that_fits(modes: Sequence[Mode], needed: Mapping[Mode, int], limit: int | None) -> ModePlan:
     """Choose the first mode that leaves a quarter of the memory free; where none does, the one that takes least.
 
@@ -73,7 +78,7 @@ def first_that_fits(modes: Sequence[Mode], needed: Mapping[Mode, int], limit: in
     Raises:
         InputError: not even the least fits.
     """
-    fitting = [mode for mode in modes if limit is None or needed[mode] <= _SHARE * limit]
+    fitting = [mode for mode in modes if leaves_room(needed[mode], limit)]
     mode = fitting[0] if fitting else min(modes, key=lambda own: needed[own])
     if limit is not None and needed[mode] > limit:
         raise InputError(
