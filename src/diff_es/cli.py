@@ -59,7 +59,9 @@ def run(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     ray_address: Annotated[
         str | None, typer.Option(help="A running Ray cluster for the workers: auto, or host:port of its head.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the recipe, estimate time and disk, stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the recipe, estimate time, memory and disk, stop.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Prune a model as a recipe says: calibrate, prune, search, save, measure, report.

@@ -36,6 +36,7 @@ def estimate_table(estimate: Estimate) -> Table:
     table.add_row("calibration, sensitivity, measuring", _duration(estimate.other_seconds))
     if estimate.calibration is not None:
         table.add_row("memory of calibration, beside the model", _size(estimate.calibration.bytes_at_once))
+    table.add_row("memory of the search", estimate.search_memory.why)
     if estimate.lost_to_rounding:
         table.add_row("kept by rounded widths, at most", f"{estimate.lost_to_rounding:.1%} of the channels")
     table.add_row("disk, about", _size(estimate.disk_bytes))

@@ -123,7 +123,9 @@ def test_dry_run(diff_es: Command, finished: Finished, tmp_path: Path) -> None:
     arguments = ("run", finished.folder / "recipe.yaml", "-o", tmp_path / "run", "--dry-run")
     predicted = diff_es(*arguments, "--json").json
     times = {"search_seconds", "bank_seconds", "other_seconds", "seconds_per_image"}
-    assert set(predicted) == {"evaluations", "calibration", "lost_to_rounding", "disk_bytes", *times}
+    sizes = {"disk_bytes", "search_memory"}
+    assert set(predicted) == {"evaluations", "calibration", "lost_to_rounding", *sizes, *times}
+    assert predicted["search_memory"]["mode"] == "resident"
     assert all(predicted[name] > 0 for name in times)
     assert (predicted["calibration"]["sets"], predicted["calibration"]["live"]) == (3, 3)
     assert predicted["evaluations"] >= finished.result.search.evaluated

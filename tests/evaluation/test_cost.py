@@ -20,7 +20,7 @@ from diff_es.errors import InputError
 from diff_es.evaluation.cost import Cost, count_run, measure_costs
 from diff_es.evaluation.latency import LatencyEntry, LatencyRecord, routing_contender
 from diff_es.evaluation.memory import MemoryRecord
-from diff_es.routing import routed
+from diff_es.routing import Mode, routed
 from diff_es.sampling import Requests, sample
 from diff_es.schedule import PruningSchedule
 from routing_oracles import pruned_model
@@ -62,6 +62,17 @@ def test_a_stage_uses_the_parameters_of_a_physically_smaller_model(
     assert used(pipe) == (parameters(pipe.transformer),) * 3
     with routed(pipe, bank, schedule):
         assert used(pipe) == wanted
+
+
+@pytest.mark.parametrize("mode", ["stream", "gather"])
+def test_the_memory_mode_changes_no_count(pipe: DiTPipeline, banks: dict[str, Bank], mode: Mode) -> None:
+    """Gathering reads the dense weights at each stage border; no layer uses those."""
+    bank = banks["obs"]
+    counts = []
+    for own in ("resident", mode):
+        with routed(pipe, bank, mixed(bank), mode=own):
+            counts.append(count_run(pipe, PLAN, SAMPLER))
+    assert counts[0] == counts[1]
 
 
 def test_a_dropped_block_is_not_used_but_for_what_the_last_layer_borrows(
@@ -143,7 +154,7 @@ def test_counting_changes_nothing(pipe: DiTPipeline) -> None:
 
 def test_a_cost_survives_the_disk(tmp_path: Path) -> None:
     entries = (LatencyEntry(1, "denoiser", LATENCY), LatencyEntry(8, "pipeline", LATENCY))
-    cost = Cost(100, 0.5, 40, (20, 30), entries, MemoryRecord(1, 2, 3, "cpu", "counted"))
+    cost = Cost(100, 0.5, 40, (20, 30), entries, MemoryRecord(1, 2, 3, "cpu", "counted"), "stream")
     write_record(tmp_path / "cost.json", cost)
     assert read_record(tmp_path / "cost.json", Cost) == cost
     assert cost.latency_of(8) == LATENCY

@@ -86,6 +86,17 @@ def test_another_format_is_refused(tmp_path: Path, other: int) -> None:
         Evaluation.read(path)
 
 
+def test_a_record_that_does_not_say_the_mode_of_its_latencies_is_read(tmp_path: Path) -> None:
+    """Before it was written down, all were measured in mode resident."""
+    path, before = tmp_path / "evaluation.json", evaluation(schedule("dense", None), schedule("uniform", (8, 8)))
+    before.write(path)
+    content = json.loads(path.read_text())
+    for row in content["schedules"]:
+        assert row["cost"].pop("latency_mode") is None
+    path.write_text(json.dumps(content))
+    assert Evaluation.read(path) == before
+
+
 def test_the_dense_model_is_the_one_without_levels() -> None:
     assert evaluation(schedule("uniform", (8,)), schedule("reference", None)).dense.name == "reference"
 

@@ -232,3 +232,12 @@ def test_fitness_on_the_gpu_is_that_of_the_cpu(pipe: DiTPipeline, bank: Bank) ->
         values.append([fitness(levels).fitness for levels in ((2, 2, 2), (1, 2, 3), (2, 2, 2))])
     assert values[0][0] == values[0][2]
     assert values[0] == pytest.approx(values[1], abs=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["gather", "stream"])
+def test_every_memory_mode_gives_the_same_scores(pipe: DiTPipeline, bank: Bank, mode: Mode) -> None:
+    values = []
+    for own in ("resident", mode):
+        fitness = TrajectoryFitness(pipe, bank, REQUESTS, bank.uniform_allocation(), sampler=SAMPLER, mode=own)
+        values.append([fitness(levels).scores for levels in ((2, 2, 2), (0, 3, 3), (4, 0, 2), (2, 2, 2))])
+    assert values[0] == values[1]

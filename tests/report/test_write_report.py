@@ -174,6 +174,7 @@ def test_the_protocol_stands_beside_the_numbers(page: Page) -> None:
         "torchmetrics 1.9.0",
         "seeds 4001000000",
         "20 timed runs after 3 to warm up",
+        "pruned models in memory mode stream",
         "95%: 0.880 to 0.910",
         "torch 2",
         "it is not FID",

@@ -13,6 +13,7 @@ from diff_es.evaluation.latency import Contender, LatencyRecord
 from diff_es.evaluation.latency import LatencyEntry as LatencyEntry  # noqa: PLC0414 (part of a cost: offered here)
 from diff_es.evaluation.latency import Scope as Scope  # noqa: PLC0414
 from diff_es.evaluation.memory import MemoryRecord
+from diff_es.routing import Mode
 from diff_es.sampling import SamplerConfig, any_requests, sample
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Cost:
         parameters_per_stage: Parameters that calls use in each stage, stage 0 first; empty for the dense model.
         latency: Measured times; dense and schedules alternated within each entry.
         memory: What loading and generating take, in a process of its own; None where it was not measured.
+        latency_mode: Memory mode in which a pruned model was timed; None where that was not written down.
     """
 
     macs: int
@@ -44,6 +46,7 @@ class Cost:
     parameters_per_stage: tuple[int, ...] = ()
     latency: tuple[LatencyEntry, ...] = ()
     memory: MemoryRecord | None = None
+    latency_mode: Mode | None = None
 
     def latency_of(self, batch_size: int, scope: Scope = "pipeline") -> LatencyRecord:
         """Return the times at one batch size.
@@ -124,8 +127,8 @@ def count_run(pipe: Any, plan: StagePlan, sampler: SamplerConfig) -> RunCount:
     denoiser = denoiser_of(pipe)
     with flop_counter() as counter, ParameterRecorder() as recorder:
         ledger = _Ledger(spec_of(denoiser), plan, counter, recorder)
-        # The first of all hooks: what a router does at a stage border belongs to the call.
-        before = denoiser.register_forward_pre_hook(ledger.enter, with_kwargs=True, prepend=True)
+        # The last of all hooks: a router that cuts a stage's weights out of the dense ones uses those in no call.
+        before = denoiser.register_forward_pre_hook(ledger.enter, with_kwargs=True)
         after = denoiser.register_forward_hook(ledger.leave)
         try:
             sample(pipe, any_requests(pipe, 1), sampler)

@@ -17,7 +17,7 @@ from diff_es.fitness.prompts import PromptEncodings
 from diff_es.fitness.replay import CallCount, ReplayStore, replayed
 from diff_es.fitness.result import Result, run
 from diff_es.metrics import Metric, metrics
-from diff_es.routing import DEFAULT_CACHE_BYTES, Router, check_model, install_, remove_
+from diff_es.routing import DEFAULT_CACHE_BYTES, Mode, Router, check_model, install_, remove_
 from diff_es.sampling import ImageRequests, SamplerConfig
 from diff_es.search import Outcome, Rival
 from diff_es.stages import StagePlan
@@ -52,6 +52,8 @@ class TrajectoryFitness:
         sampler: SamplerConfig | None = None,
         batch_size: int = 16,
         replay_bytes: int = DEFAULT_REPLAY_BYTES,
+        mode: Mode = "resident",
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
     ) -> None:
         """Prepare the measurement.
 
@@ -65,9 +67,11 @@ class TrajectoryFitness:
             sampler: Steps and guidance; the steps must be the ones that the bank's stages were made for.
             batch_size: Probes per run of the pipeline.
             replay_bytes: Bytes of denoiser outputs to keep for replay; 0 turns replay off.
+            mode: Where the weights of a candidate's stages live (see `plan_search`); scores are the same in all modes.
+            cache_bytes: Bytes of thin layers to keep beyond the present candidate (resident mode).
 
         Raises:
-            InputError: unknown metric, or a sampler whose steps are not the plan's.
+            InputError: unknown metric or mode, or a sampler whose steps are not the plan's.
             UnsupportedModelError: the bank belongs to another model, or the denoiser has a cache or is compiled.
         """
         self.metric = metrics[metric] if isinstance(metric, str) else metric
@@ -83,7 +87,7 @@ class TrajectoryFitness:
         self._batches: list[ImageRequests] = list(probes.batches(batch_size))
         self._store = ReplayStore(replay_bytes)
         self._encodings = PromptEncodings()
-        self._router = Router(self._denoiser, source, cache_bytes=DEFAULT_CACHE_BYTES)
+        self._router = Router(self._denoiser, source, mode, cache_bytes)
 
     def __call__(self, levels: Levels, rival: Rival | None = None) -> Outcome:
         """Score stage levels, see `score`."""

@@ -148,4 +148,6 @@ def _timing(evaluation: Evaluation) -> tuple[tuple[str, str], ...]:
         f"CPU threads of torch: {record.threads}"
         for record in records
     )
-    return tuple(("Latency", sentence) for sentence in sentences)
+    modes = dict.fromkeys(schedule.cost.latency_mode for schedule in evaluation.schedules if schedule.cost.latency_mode)
+    said = [f"pruned models in memory mode {mode}" for mode in modes]
+    return tuple(("Latency", sentence) for sentence in (*sentences, *said))

@@ -1,4 +1,4 @@
-"""What a run will take, told before it starts: evaluations, time, disk."""
+"""What a run will take, told before it starts: evaluations, time, memory, disk."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from diff_es.sampling import any_requests
 
 if TYPE_CHECKING:
     from diff_es.recipe import Recipe
+    from diff_es.routing import ModePlan
     from diff_es.run.session import Session
 
 #: Share of denoiser calls that replay saves: 0.30 and 0.33 in the two searches of the demo; long searches save more.
@@ -39,6 +40,7 @@ class Estimate:
         other_seconds: Time for calibration, sensitivity, and the final measurements.
         calibration: Passes, memory and disk of the calibration; None where the pruner needs none.
         lost_to_rounding: Share of the FFN channels that levels ask for and rounded widths keep, at most.
+        search_memory: Device memory for the weights of the search, in each memory mode, and which one is chosen.
         disk_bytes: Size of latents, calibration statistics, bank, artefact and the evaluation's images together, about.
         seconds_per_image: Measured: one image of the dense pipeline in a search batch.
     """
@@ -49,6 +51,7 @@ class Estimate:
     other_seconds: float
     calibration: Forecast | None
     lost_to_rounding: float
+    search_memory: ModePlan
     disk_bytes: int
     seconds_per_image: float
 
@@ -81,6 +84,7 @@ def estimate(session: Session) -> Estimate:
         other_seconds=contestants * images * seconds + _preparation_images(session, calibration) * seconds,
         calibration=calibration,
         lost_to_rounding=lost_to_rounding(layers, recipe.pruning.levels),
+        search_memory=session.planned_memory,
         disk_bytes=_disk(session) + contestants * _samples(section.images, stored),
         seconds_per_image=seconds,
     )
@@ -89,7 +93,7 @@ def estimate(session: Session) -> Estimate:
 def _one_image(session: Session) -> tuple[float, int]:
     """Time one batch of the search, dense; return seconds per image, and the bytes that an image is stored in."""
     section = session.recipe.search
-    count = min(16, section.probes) if section.batch_size == "auto" else section.batch_size
+    count = min(16 if section.batch_size == "auto" else section.batch_size, section.probes)
     requests = any_requests(session.pipe, count)
     run(session.pipe, requests, session.sampler)
     start = time.perf_counter()

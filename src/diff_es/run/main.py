@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -25,6 +26,8 @@ from diff_es.run.workers import OpenSession, SessionWorker
 if TYPE_CHECKING:
     from diff_es.evaluation.caches import Cache
     from diff_es.search import SearchResult
+
+_log = logging.getLogger(__name__)
 
 #: What a search does, in words.
 _FOUND = {
@@ -86,6 +89,8 @@ def compress(  # noqa: PLR0913 (each is one independent choice)
     _check_folder(recipe, folder, resume=resume)
     session = Session(recipe, folder, pipe)
     session.check()
+    if not (folder / "search" / recipe.search.allocation / "result.json").exists():
+        _log.info("Memory mode of the search, as predicted: %s", session.planned_memory.why)
     bench = Bench(session.pipe, session.sampler, known_judge(recipe.model))
     with ExitStack() as working:
         working.enter_context(_working(session, bench, workers))

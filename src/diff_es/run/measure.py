@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,6 +42,7 @@ from diff_es.evaluation.caches import Cache
 from diff_es.evaluation.classifier import NAMES
 from diff_es.fitness import run
 from diff_es.run.tasks import make_images
+from diff_es.run.turns import Turns, plan_turns
 from diff_es.sampling import ImageRequests, PromptRequests, Requests, SamplerConfig
 from diff_es.schedule import PruningSchedule
 
@@ -49,9 +51,12 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from diff_es.routing import Mode
     from diff_es.run.session import Session
     from diff_es.schedule import Levels
     from diff_es.stages import StagePlan
+
+_log = logging.getLogger(__name__)
 
 DENSE = "dense"
 FIDELITY = ("ssim", "latent_mse")
@@ -92,20 +97,22 @@ class ImageSettings:
 
 
 class Bench:
-    """Runs contestants on one pipeline; each is routed by one router, so that nothing is cut twice."""
+    """Runs contestants on one pipeline, of which one is there at a time; all while they are timed, where they fit."""
 
-    def __init__(self, pipe: Any, sampler: SamplerConfig, judge: Judge | None) -> None:
+    def __init__(self, pipe: Any, sampler: SamplerConfig, judge: Judge | None, memory_limit: int | None = None) -> None:
         """Prepare.
 
         Args:
             pipe: The dense pipeline; it is dense again after every call.
             sampler: Steps and guidance.
             judge: What the images are judged by besides their fidelity to dense.
+            memory_limit: Bytes of device memory for the denoiser's weights and activations; by default what is free.
         """
         self.pipe = pipe
         self.sampler = sampler
         self.judge = judge
-        self._contenders: dict[str, Contender] = {}
+        self._memory_limit = memory_limit
+        self._last: tuple[str, Contender] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -113,15 +120,20 @@ class Bench:
         return next(denoiser_of(self.pipe).parameters()).device
 
     def contender(self, entry: Contestant) -> Contender:
-        """Return the context in which the pipeline is this contestant."""
-        if entry.name not in self._contenders:
-            self._contenders[entry.name] = self._new_contender(entry)
-        return self._contenders[entry.name]
+        """Return the context in which the pipeline is this contestant; the one that was asked for before is dropped."""
+        if self._last is None or self._last[0] != entry.name:
+            self._last = None
+            self._last = (entry.name, self._new_contender(entry, self._turns((entry,)).mode))
+        return self._last[1]
 
-    def _new_contender(self, entry: Contestant) -> Contender:
+    def _turns(self, entries: Sequence[Contestant]) -> Turns:
+        pruned = [(own.bank, own.schedule) for own in entries if own.bank is not None and own.schedule is not None]
+        return plan_turns(self.pipe, pruned, self._memory_limit)
+
+    def _new_contender(self, entry: Contestant, mode: Mode) -> Contender:
         model: Contender = nullcontext
         if entry.schedule is not None and entry.bank is not None:
-            model = routing_contender(self.pipe, entry.bank, entry.schedule)
+            model = routing_contender(self.pipe, entry.bank, entry.schedule, mode)
         if entry.cache is None:
             return model
         cache = entry.cache
@@ -133,11 +145,26 @@ class Bench:
 
         return cached
 
+    def _alternating(self, entry: Contestant, turns: Turns) -> Contender:
+        """Return a contender that is cut now where all fit together, else anew for each of its turns."""
+        if turns.together:
+            return self._new_contender(entry, turns.mode)
+
+        @contextmanager
+        def contender() -> Iterator[None]:
+            with self._new_contender(entry, turns.mode)():
+                yield
+
+        return contender
+
     def sample(self, entry: Contestant, requests: ImageRequests, folder: Path, batch_size: int) -> StoredSamples:
         """Return images and latents of a contestant; those that the folder holds already are not made again."""
         settings = self._settings(entry, requests)
-        with self.contender(entry)():
-            return stored(folder, requests, self._produce, settings=settings, chunk=CHUNK, batch_size=batch_size)
+        model = self.contender(entry) if self.missing_files(entry, requests, folder) else nullcontext
+        with model():
+            samples = stored(folder, requests, self._produce, settings=settings, chunk=CHUNK, batch_size=batch_size)
+        self._last = None
+        return samples
 
     def missing_files(self, entry: Contestant, requests: ImageRequests, folder: Path) -> list[int]:
         """Return which files of `sample` are not there yet."""
@@ -186,16 +213,22 @@ class Bench:
             repeats: Timed runs of each.
             scopes: What is timed.
         """
-        contenders = {entry.name: self.contender(entry) for entry in entries}
+        self._last = None
+        turns = self._turns(entries)
+        if not turns.together:
+            _log.info("Memory mode of the timed models: %s", turns.why)
+        contenders = {entry.name: self._alternating(entry, turns) for entry in entries}
         times = {}
         if latency:
             times = measure_batch_sizes(
                 self.pipe, contenders, self.sampler, batch_sizes=latency, scopes=scopes, repeats=repeats
             )
         costs: dict[str, Cost] = {}
-        for name, contender in contenders.items():
-            pair = {DENSE: contenders[DENSE], name: contender}
-            costs[name] = measure_costs(self.pipe, pair, plans[name], self.sampler, latency=times)[name]
+        for entry in entries:
+            pair = {DENSE: contenders[DENSE], entry.name: contenders[entry.name]}
+            cost = measure_costs(self.pipe, pair, plans[entry.name], self.sampler, latency=times)[entry.name]
+            timed = latency and entry.schedule is not None
+            costs[entry.name] = replace(cost, latency_mode=turns.mode if timed else None)
         return costs
 
     def measurements(self, quality: Quality, requests: ImageRequests) -> tuple[Measurement, ...]:

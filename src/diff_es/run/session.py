@@ -7,6 +7,7 @@ that was scored. The folder is written by one process at a time.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -33,13 +34,21 @@ from diff_es.calibration.passes import forecast
 from diff_es.denoisers import denoiser_of, dense_denoiser_of
 from diff_es.errors import InputError
 from diff_es.evaluation.caches import Cache, cache_for
-from diff_es.fitness import BatchChoice, TrajectoryFitness, choose_batch_size
+from diff_es.fitness import (
+    DEFAULT_REPLAY_BYTES,
+    BatchChoice,
+    TrajectoryFitness,
+    choose_batch_size,
+    plan_search,
+    spare_bytes,
+)
 from diff_es.metrics import metrics
 from diff_es.pipelines import load_pipeline
 from diff_es.pruning import BankConfig, build, build_bank, pruners
 from diff_es.recipe import Recipe
-from diff_es.routing import save
+from diff_es.routing import DEFAULT_CACHE_BYTES, ModePlan, save
 from diff_es.run.data import check_data, load_images, stored_latents
+from diff_es.run.planned import PlannedBank
 from diff_es.run.requests import PromptList, Purpose, check_prompts, first_seed, read_prompt_list
 from diff_es.run.tasks import Workers, calibrate_stages, prune_stages, scored_by
 from diff_es.sampling import ImageRequests, PromptRequests, Requests, SamplerConfig, class_labels, takes_labels
@@ -58,11 +67,20 @@ from diff_es.search import (
 from diff_es.stages import StagePlan
 from diff_es.timesteps import stage_plan
 
+_log = logging.getLogger(__name__)
+
 
 class Session:
     """The state of one run in one folder."""
 
-    def __init__(self, recipe: Recipe, folder: Path, pipe: Any = None, stock: Path | None = None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        pipe: Any = None,
+        stock: Path | None = None,
+        memory_limit: int | None = None,
+    ) -> None:
         """Take the recipe; all else is made when asked for.
 
         Args:
@@ -70,10 +88,13 @@ class Session:
             folder: Where results are kept.
             pipe: The dense pipeline, where it is loaded already.
             stock: Where calibration, bank and sensitivity are kept, if several runs share them; else `folder`.
+            memory_limit: Bytes of device memory for the search's weights and what comes with them (see `plan_search`);
+                by default what is free.
         """
         self.recipe = recipe
         self.folder = folder
         self.stock = stock or folder
+        self._memory_limit = memory_limit
         #: What shares out the work; without, this process does it itself.
         self.workers: Workers | None = None
         if pipe is not None:
@@ -84,8 +105,9 @@ class Session:
 
         Raises:
             InputError: unknown pruner or metric, a model that cannot be pruned, more stages than steps, a budget that
-                no schedule meets, too little memory for the largest layer's Hessian, prompts that are missing, too few,
-                or for a class-conditional model, or a cache that the model cannot have.
+                no schedule meets, too little memory for the largest layer's Hessian or for the weights of the search,
+                prompts that are missing, too few, or for a class-conditional model, or a cache that the model cannot
+                have.
         """
         search = self.recipe.search
         _ = self.pruner_config, metrics[search.metric], self.evolution, algorithms[search.algorithm]
@@ -97,7 +119,7 @@ class Session:
         dense_denoiser_of(self.pipe)
         check_prompts(self.recipe, self.pipe)
         check_data(self.recipe.calibration, self.pipe)
-        _ = self.search_probes(), self.space
+        _ = self.search_probes(), self.space, self.planned_memory
         if self.calibration_config.collect:  # whether the memory limit holds the largest layer
             forecast(self.pipe, self.calibration_config, sets=1, live=False)
         if self.cache is not None:
@@ -208,6 +230,13 @@ class Session:
         return ScheduleSpace(self.plan.steps_per_stage, levels, self.recipe.search.sparsity, caps)
 
     @cached_property
+    def planned_memory(self) -> ModePlan:
+        """The memory mode of the search, known before there is a bank: under the uniform allocation."""
+        bank = PlannedBank(dense_denoiser_of(self.pipe), self.pruner_config, self.plan)
+        allocation = Allocation.uniform(bank.layers, self.plan.num_stages, bank.num_levels)
+        return plan_search(self.pipe, bank, allocation, self.space, self._memory_limit)
+
+    @cached_property
     def sensitivity(self) -> Sensitivity:
         """What each layer's levels hurt."""
         path = self.stock / "search" / "sensitivity.json"
@@ -282,15 +311,20 @@ class Session:
 
     def fitness(self, allocation: str) -> TrajectoryFitness:
         """Return the fitness on the search's probes."""
-        section = self.recipe.search
+        section, layers = self.recipe.search, self.allocation(allocation)
+        plan = plan_search(self.pipe, self.bank, layers, self.space, self._memory_limit)
+        _log.info("Memory mode of the search, allocation %s: %s", allocation, plan.why)
         return TrajectoryFitness(
             self.pipe,
             self.bank,
             self.search_probes(),
-            self.allocation(allocation),
+            layers,
             metric=section.metric,
             sampler=self.sampler,
             batch_size=self.search_batch_size,
+            replay_bytes=spare_bytes(plan, DEFAULT_REPLAY_BYTES),
+            mode=plan.mode,
+            cache_bytes=spare_bytes(plan, DEFAULT_CACHE_BYTES),
         )
 
     def schedule(self, allocation: str) -> PruningSchedule:

@@ -30,6 +30,7 @@ class SessionWorker:
     def score(self, allocation: str, trial: Trial) -> Outcome:
         """Measure a candidate. Outputs of the denoiser are kept for the next ones under the same allocation."""
         if allocation not in self._fitness:
+            self._fitness = {}  # whose weights would still be there while the next one's are planned
             self._fitness = {allocation: self.session.fitness(allocation)}
         return self._fitness[allocation](trial.candidate.levels, trial.rival)
 
