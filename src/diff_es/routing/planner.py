@@ -34,7 +34,8 @@ class ModePlan:
     Attributes:
         mode: The fastest that fits.
         weight_bytes: For each mode, device memory for the denoiser's weights while it runs.
-        limit: Device memory that they may take; None where nothing limits it.
+        limit: Device memory that there is for them, and for activations where it was not given; None where nothing
+            limits it.
         why: One sentence for people.
     """
 
@@ -66,18 +67,18 @@ def choose_mode(pipe: Any, source: ThinSource, schedule: PruningSchedule, memory
     denoiser = dense_denoiser_of(pipe)
     device = _runs_on(denoiser)
     needed = weight_bytes(denoiser, source, schedule)
-    free = _free(denoiser, device) if memory_limit is None else memory_limit
-    limit = int(_FOR_WEIGHTS * free) if free is not None and memory_limit is None else memory_limit
+    limit = _free(denoiser, device) if memory_limit is None else memory_limit
+    share = 1.0 if memory_limit is not None else _FOR_WEIGHTS
     # On a CPU the device is the host, and there is nothing to stream from.
     modes: tuple[Mode, ...] = ("resident", "gather") if device.type == "cpu" else ("resident", "stream", "gather")
     least = min(modes, key=lambda mode: needed[mode])
-    if free is not None and needed[least] > free:
-        what = f"memory_limit={free}" if memory_limit is not None else f"{device} has free {free}"
+    if limit is not None and needed[least] > limit:
+        what = f"memory_limit={limit}" if memory_limit is not None else f"{device} has free {limit}"
         raise InputError(
-            f"{what} bytes ({free / _GIB:.2f} GiB): the weights take at least {needed[least] / _GIB:.2f} GiB (mode "
+            f"{what} bytes ({limit / _GIB:.2f} GiB): the weights take at least {needed[least] / _GIB:.2f} GiB (mode "
             f"{least!r}). Allow or free more, or offload the model (pipe.enable_model_cpu_offload())."
         )
-    mode = next((mode for mode in modes if limit is None or needed[mode] <= limit), least)
+    mode = next((mode for mode in modes if limit is None or needed[mode] <= share * limit), least)
     return ModePlan(mode, needed, limit, _reason(mode, modes, needed, limit))
 
 
