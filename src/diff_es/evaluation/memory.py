@@ -168,7 +168,7 @@ def _read_task() -> MemoryTask:
 
 def _measure_here(task: MemoryTask) -> MemoryRecord:
     """Measure in this very process, which must be fresh."""
-    gauge = _CudaGauge() if task.device.startswith("cuda") else ResidentGauge()
+    gauge = _CudaGauge(torch.device(task.device)) if task.device.startswith("cuda") else ResidentGauge()
     tensors_before, before = live_tensor_bytes(), gauge.now()
     pipe = _load(task)
     # Counting collects garbage, so that the gauge sees none.
@@ -262,18 +262,21 @@ def _covered(spans: list[tuple[int, int]]) -> int:
 
 
 class _CudaGauge:
-    """What torch's CUDA allocator has given out."""
+    """What torch's CUDA allocator has given out on one GPU."""
 
     how = "torch's CUDA allocator, in a process of its own"
 
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
     def now(self) -> int:
-        return torch.cuda.memory_allocated()
+        return torch.cuda.memory_allocated(self.device)
 
     def reset_peak(self) -> None:
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.reset_peak_memory_stats(self.device)
 
     def peak(self) -> int:
-        return torch.cuda.max_memory_allocated()
+        return torch.cuda.max_memory_allocated(self.device)
 
 
 class ResidentGauge:
