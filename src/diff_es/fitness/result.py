@@ -58,7 +58,8 @@ def run(
         except _Stop:
             pipe.maybe_free_model_hooks()
             images = None
-            # SDXL in half precision makes its VAE a float32 one before decoding, and takes that back afterwards.
+        finally:
+            # SDXL in half precision makes its VAE a float32 one before decoding, and takes that back after it alone.
             if pipe.vae.dtype != dtype:
                 pipe.vae.to(dtype)
     return Result(images, captured[0])
