@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shlex
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from diff_es.errors import DiffESError
+from diff_es.ending import end_on_signals, exit_code, message_of
 
 app = typer.Typer(
     help="Make a diffusion model faster without retraining: prune it stage by stage, search how much, run the result.",
@@ -33,7 +31,6 @@ app.add_typer(zoo_app, name="zoo")
 
 _out = Console()
 _err = Console(stderr=True)
-_STDERR = 2
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 DeviceOption = Annotated[str, typer.Option(help="auto (CUDA if there is one), cpu, cuda, cuda:1, …")]
@@ -316,41 +313,18 @@ def zoo_train(
 
 def main() -> None:
     """Run the command line; an expected error is one message, not a traceback."""
-    stopped_by = _end_on_signals()
+    stopped_by = end_on_signals("; a run goes on with --resume" if sys.argv[1:2] == ["run"] else "")
     try:
         app(prog_name="diff-es")
     except (Exception, SystemExit) as error:
         # Extensions in C may turn the end of the program into an error, or an exit code (Ray), of theirs.
         if stopped_by:
-            sys.exit(_exit_code(stopped_by[0]))
-        if not isinstance(error, DiffESError):
+            sys.exit(exit_code(stopped_by[0]))
+        message = message_of(error)
+        if message is None:
             raise
-        _err.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        _err.print(f"[red]error:[/red] {escape(message)}", highlight=False, soft_wrap=True)
         sys.exit(1)
-
-
-def _end_on_signals() -> list[int]:
-    """End on Ctrl-C and termination; what was written so far stays.
-
-    Returns:
-        The signals that have come, empty at first.
-    """
-    stopped_by: list[int] = []
-
-    def stop(number: int, _: object) -> None:
-        stopped_by.append(number)
-        # Not by a stream: the signal may have come while it is being written to, and it refuses a second writer.
-        os.write(_STDERR, f"{signal.strsignal(number)}: stopped; a run goes on with --resume\n".encode())
-        sys.exit(_exit_code(number))
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    return stopped_by
-
-
-def _exit_code(number: int) -> int:
-    """The shell's exit code for a signal."""
-    return 128 + number
 
 
 def _say(text: str) -> None:

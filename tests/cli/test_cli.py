@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
@@ -266,6 +267,38 @@ def test_bad_input_is_one_message_and_exit_code_1(
     for word in words:
         assert word in answer.err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+        MemoryError(),
+    ],
+)
+def test_a_lack_of_memory_is_one_message_with_the_ways_out(
+    diff_es: Command, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def app(**_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", app)
+    answer = diff_es("run", "demo")
+    assert answer.code == 1 and answer.err.startswith("error: Not enough memory.")
+    assert answer.err.count("\n") == 1
+    for section in ("search", "evaluation", "calibration"):
+        assert f"{section}.batch_size" in answer.err
+    assert "calibration.memory_limit_gib" in answer.err and "dtype" in answer.err
+
+
+def test_an_error_that_nobody_expects_keeps_its_traceback(diff_es: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def app(**_: Any) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(cli, "app", app)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        diff_es("run", "demo")
 
 
 def test_markup_in_an_error_is_printed_as_it_is(diff_es: Command, tmp_path: Path) -> None:
