@@ -358,8 +358,8 @@ def _show(as_json: bool, content: Any, table: Any) -> None:
 
 
 def _shipped(recipe: Path) -> Path:
-    """Return a shipped recipe where the path is no file but the name of one."""
+    """Return a shipped recipe where the path is no file but the name of one; a run directory may have that name too."""
     from diff_es.recipe import shipped
 
     path = shipped(str(recipe))
-    return path if not recipe.exists() and path.exists() else recipe
+    return path if not recipe.is_file() and path.exists() else recipe

@@ -145,6 +145,15 @@ def test_a_preset_takes_its_model_and_other_keys_from_the_command_line(
     assert "model: is required" in diff_es(*own).err
 
 
+def test_a_run_directory_may_have_the_name_of_its_recipe(
+    diff_es: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("demo").mkdir()
+    answer = diff_es("run", "demo", "--output", "demo", "--resume", "--dry-run", "--json")
+    assert answer.code == 0 and answer.json["evaluations"] > 0
+
+
 def test_run_in_a_pipe_is_quiet_and_its_answer_is_json(finished: Finished, tmp_path: Path) -> None:
     """In a process of its own, resumed so that little is left to do."""
     folder = finished.copy(tmp_path / "run")
