@@ -260,7 +260,7 @@ def _collect_step_weighted(
         totals: dict[str, Tensor] = {}
         for step, weight in enumerate(track(weights, "Calibrating steps")):
             for name, tensor in _collect_stage(pipe, source, one_step, len(steps) - 1 - step, [layers]):
-                share = tensor.double() * (weight / sum(weights))
+                share = tensor.double().mul_(weight / sum(weights))
                 totals[name] = totals[name].add_(share) if name in totals else share
         while totals:
             name, total = totals.popitem()
