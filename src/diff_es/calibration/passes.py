@@ -120,8 +120,9 @@ def _held(denoiser: nn.Module, layer: Layer, collect: Sequence[Statistic]) -> in
         return sum(4 * parameter.numel() for linear in linears for parameter in linear.parameters())
     if layer.kind == "block" or MOMENTS.isdisjoint(collect):
         return 0
-    # The weighted sum over steps is as large as the sum of one step, which it is kept beside.
-    return bytes_needed(denoiser, layer) * (2 if "step_weighted_moment" in collect else 1)
+    # The weighted sum over steps is as large as the sum of one step; it is kept in host memory.
+    beside = "step_weighted_moment" in collect and next(denoiser.parameters()).device.type == "cpu"
+    return bytes_needed(denoiser, layer) * (2 if beside else 1)
 
 
 def stored_bytes(denoiser: nn.Module, layer: Layer, collect: Collection[Statistic]) -> Iterator[int]:
