@@ -219,6 +219,18 @@ def test_only_what_is_wanted_is_collected(pipe: DiTPipeline) -> None:
         assert sorted(announced) == sorted(found.sets[0])
 
 
+@pytest.mark.parametrize(
+    ("collect", "message"),
+    [
+        (("similarity", "second_moments"), "names 'second_moments': did you mean 'second_moment'"),
+        ("similarity", r"must be a tuple of names, such as \('similarity',\)"),
+    ],
+)
+def test_what_is_no_statistic_is_refused(collect: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        CalibrationConfig(PLAN, collect)
+
+
 def test_nothing_is_run_where_nothing_is_wanted(pipe: DiTPipeline) -> None:
     source = RecordingSource()
     stats = calibrate(pipe, source, CalibrationConfig(PLAN, ()))

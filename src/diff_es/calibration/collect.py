@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
@@ -27,6 +27,7 @@ from diff_es.denoisers import (
 )
 from diff_es.errors import InputError
 from diff_es.progress import track
+from diff_es.registry import suggest
 from diff_es.stages import StagePlan
 from diff_es.tensors import Shard, stream_tensors
 
@@ -62,6 +63,11 @@ class CalibrationConfig:
     memory_limit: int = 4 * 2**30
 
     def __post_init__(self) -> None:
+        if isinstance(self.collect, str):
+            raise InputError(f"collect={self.collect!r} must be a tuple of names, such as ({self.collect!r},).")
+        for name in self.collect:
+            if name not in get_args(Statistic):
+                raise InputError(f"collect={self.collect} names {name!r}: {suggest(name, get_args(Statistic))}")
         if self.whole_run and len(self.collect) > 1:
             raise InputError(
                 f"collect={self.collect}: {' and '.join(sorted(WHOLE_RUN))} are statistics of the whole run, each "
