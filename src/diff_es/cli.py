@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shlex
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from diff_es.ending import end_on_signals, exit_code, message_of
+from diff_es.errors import InputError
 
 app = typer.Typer(
     help="Make a diffusion model faster without retraining: prune it stage by stage, search how much, run the result.",
@@ -52,7 +54,9 @@ def run(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     workers: Annotated[int, typer.Option(help="Worker processes (Ray), one per GPU; 1 means this process.")] = 1,
-    worker_threads: Annotated[int, typer.Option(help="Threads of each worker on a CPU; they move last bits.")] = 1,
+    worker_threads: Annotated[
+        int | None, typer.Option(help="Threads of each worker on a CPU, 1 by default; they move last bits.")
+    ] = None,
     ray_address: Annotated[
         str | None, typer.Option(help="A running Ray cluster for the workers: auto, or host:port of its head.")
     ] = None,
@@ -74,14 +78,19 @@ def run(  # noqa: PLR0913, PLR0917 (each is an option of the command)
 
     named = {name: value for name, value in (("model", model), ("prompts", prompts)) if value is not None}
     parsed = Recipe.read(_shipped(recipe), {**named, **dict(setting(text) for text in changes or [])})
-    crew = RayWorkers(workers, ray_address or "", worker_threads)
+    alone = workers == 1 and ray_address is None
+    if alone and worker_threads is not None:
+        raise InputError(
+            f"--worker-threads={worker_threads}, but there are no workers: give --workers or --ray-address, or set "
+            "OMP_NUM_THREADS for this process."
+        )
+    crew = RayWorkers(workers, ray_address or "", 1 if worker_threads is None else worker_threads)
     if dry_run:
         predicted = estimate(Session(parsed, output))
         _show(as_json, views.estimate_json(predicted), lambda: views.estimate_table(predicted))
         return
     given = [*(f"--{name}={value}" for name, value in named.items()), *(f"--set={text}" for text in changes or [])]
     command = shlex.join(["diff-es", "run", str(recipe), "--output", str(output), *given, *["--resume"] * resume])
-    alone = workers == 1 and ray_address is None
     with _told():
         result = compress(parsed, output, resume=resume, command=command, workers=None if alone else crew)
     _show(as_json, views.run_json(result), lambda: views.run_table(result))
@@ -125,6 +134,8 @@ def generate(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     """
     from diff_es.run import generate_images
 
+    if memory_limit_gib is not None and not math.isfinite(memory_limit_gib):
+        raise InputError(f"--memory-limit-gib={memory_limit_gib} must be a finite number.")
     limit = None if memory_limit_gib is None else int(memory_limit_gib * 2**30)
     paths = generate_images(
         artefact,
@@ -156,7 +167,9 @@ def evaluate(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     guidance_scale: Annotated[float | None, typer.Option(help="Guidance; an artefact has its own.")] = None,
     batch_size: Annotated[int, typer.Option(help="Images per call of the pipeline.", min=1)] = 16,
     model: Annotated[str | None, typer.Option(help="The dense model; by default the one the artefact names.")] = None,
-    dtype: Annotated[str, typer.Option(help="Of a dense model: float32, float16, bfloat16.")] = "float32",
+    dtype: Annotated[
+        str | None, typer.Option(help="Of a dense model: float32 (if none is given), float16, bfloat16.")
+    ] = None,
     device: DeviceOption = "auto",
     as_json: JsonFlag = False,
 ) -> None:
@@ -265,6 +278,8 @@ def reproduce(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     from diff_es.run.judges import adm
 
     changes = {**({"model": model} if model else {}), **({"calibration": {"data": data}} if data else {})}
+    given = {"model": model, "data": data, "reference": reference, "inception-weights": inception_weights}
+    options = [f"--{name}={value}" for name, value in given.items() if value is not None]
     made = make_again(
         table,
         output,
@@ -272,7 +287,7 @@ def reproduce(  # noqa: PLR0913, PLR0917 (each is an option of the command)
         device=device,
         judge=adm(reference, inception_weights, device) if reference else None,
         changes=changes,
-        command=f"diff-es reproduce {table} --scale {scale}",
+        command=shlex.join(["diff-es", "reproduce", table, "--scale", scale, *options]),
         announce=lambda expected: _err.print(views.expectation_table(expected)),
     )
     _show(as_json, views.reproduced_json(made), lambda: views.reproduced_table(made))

@@ -19,6 +19,7 @@ from PIL import Image
 from rich.console import Console
 
 from diff_es import cli
+from diff_es.errors import InputError
 from run.tiny_run import Finished, tiny_settings
 
 PROGRAM = "from diff_es.cli import main; main()"
@@ -276,6 +277,38 @@ def test_bad_input_is_one_message_and_exit_code_1(
     for word in words:
         assert word in answer.err
     assert not list(tmp_path.iterdir())
+
+
+def test_threads_of_workers_need_workers(diff_es: Command, finished: Finished, tmp_path: Path) -> None:
+    own = ("run", finished.folder / "recipe.yaml", "-o", tmp_path / "run", "--dry-run", "--worker-threads", 2)
+    alone = diff_es(*own)
+    assert alone.code == 1 and "--worker-threads=2, but there are no workers: give --workers" in alone.err
+    assert diff_es(*own, "--workers", 2).code == 0
+
+
+@pytest.mark.parametrize("limit", ["nan", "inf"])
+def test_a_memory_limit_that_is_no_number_is_refused(diff_es: Command, finished: Finished, limit: str) -> None:
+    answer = diff_es("generate", finished.folder / "pruned", "--memory-limit-gib", limit, "--device", "cpu")
+    assert answer.code == 1 and answer.err == f"error: --memory-limit-gib={limit} must be a finite number.\n"
+
+
+def test_a_table_records_the_whole_command(diff_es: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded: list[str] = []
+
+    def make(*_: Any, command: str, **__: Any) -> None:
+        recorded.append(command)
+        raise InputError("enough")
+
+    monkeypatch.setattr("diff_es.reproduce.reproduce", make)
+    monkeypatch.setattr("diff_es.run.judges.adm", lambda *_: None)
+    diff_es("reproduce", "table1")
+    files = ("--reference", "my images.npz", "--inception-weights", "w.pth")
+    diff_es("reproduce", "table1", "--scale", "paper", "--model", "m", "--data", "d", *files)
+    assert recorded == [
+        "diff-es reproduce table1 --scale small",
+        "diff-es reproduce table1 --scale paper --model=m --data=d '--reference=my images.npz' "
+        "--inception-weights=w.pth",
+    ]
 
 
 @pytest.mark.parametrize(
