@@ -284,7 +284,8 @@ def _collect_stage(
 ) -> Iterator[tuple[str, Tensor]]:
     """Run one stage's calls once per pass; yield the tensors of each pass, on the CPU, and free them one by one."""
     denoiser = denoiser_of(pipe)
-    for layers in passes:
+    device = next(denoiser.parameters()).device
+    for number, layers in enumerate(passes):
         calls = iter(source.calls(pipe, config.stages, stage))
         # Ask before watching: a source may run the model to make its first call, which must not be counted.
         first = next(calls, None)
@@ -292,9 +293,10 @@ def _collect_stage(
             raise no_calls(config.stages, stage)
         with observed(denoiser, layers, config.collect) as accumulators:
             every: Iterator[Call] = chain([first], calls)
-            if isinstance(source, CountedSource):
+            if number == 0 and isinstance(source, CountedSource):
                 count = source.num_calls(config.stages, stage) * len(passes)
-                every = announced(every, count, f"Calibrating {'all stages' if stage is None else f'stage {stage}'}")
+                what = f"Calibrating {'all stages' if stage is None else f'stage {stage}'}"
+                every = announced(every, count, what, device)
             for call in every:
                 denoiser(**call)
         yield from drained(accumulators)

@@ -144,18 +144,21 @@ def stored_bytes(denoiser: nn.Module, layer: Layer, collect: Collection[Statisti
         yield from (4 * shape(path)[1] for path in layer.outputs)
 
 
-def announced(calls: Iterable[T], count: int, what: str) -> Iterator[T]:
+def announced(calls: Iterable[T], count: int, what: str, device: torch.device) -> Iterator[T]:
     """Yield the calls; when the first one has been run, log how long so many will take, if that is long.
 
     Args:
         calls: What is run one by one by whoever asks for it.
         count: How many calls there will be in all.
         what: The beginning of the line.
+        device: Where they are run; a GPU is waited for, once, since it is still at work when the call returns.
     """
     start = time.perf_counter()
     for index, call in enumerate(calls):
         yield call
         if index == 0:
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
             seconds = time.perf_counter() - start
             if seconds * count >= _WORTH_SAYING:
                 logger.info(
