@@ -66,7 +66,11 @@ def main() -> None:
     add_output_option(parser)
     arguments = parser.parse_args()
     models = [measure(name, arguments.batch_size, arguments.repeats, arguments.device) for name in arguments.models]
-    finish({"benchmark": "accelerators", "batch_size": arguments.batch_size, "models": models}, arguments.json)
+    finish(
+        {"benchmark": "accelerators", "batch_size": arguments.batch_size, "models": models},
+        arguments.json,
+        arguments.device,
+    )
 
 
 def measure(name: str, batch_size: int, repeats: int, device: str) -> dict[str, Any]:

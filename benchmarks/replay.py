@@ -32,7 +32,7 @@ def main() -> None:
     session = Session(recipe.model_copy(update={"search": section}), arguments.run)
     different = compare(session, arguments.candidates)
     numbers = {"benchmark": "replay", "candidates": arguments.candidates, "different_fitness": different}
-    finish(numbers | saved(session, arguments.generations, arguments.journal), arguments.json)
+    finish(numbers | saved(session, arguments.generations, arguments.journal), arguments.json, str(session.device))
 
 
 def compare(session: Session, count: int) -> int:

@@ -28,8 +28,8 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …")
 
 
-def finish(numbers: dict[str, Any], output: Path | None, device: str | None = None) -> None:
-    """Print and keep the numbers with command, commit, date and environment (by default that of a GPU, if any)."""
+def finish(numbers: dict[str, Any], output: Path | None, device: str = "cpu") -> None:
+    """Print and keep the numbers with command, commit, date and environment; `device` is where they were measured."""
     # Where the result is written is the caller's affair, and may be a path of their machine.
     arguments = [a for a, before in zip(sys.argv[1:], sys.argv, strict=False) if "--json" not in (a, before)]
     command = shlex.join(["python", sys.argv[0], *arguments])
@@ -38,7 +38,7 @@ def finish(numbers: dict[str, Any], output: Path | None, device: str | None = No
         "command": command,
         **_CODE,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "environment": asdict(environment(None if device is None else torch.device(device))),
+        "environment": asdict(environment(torch.device(device))),
     }
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)

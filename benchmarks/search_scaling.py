@@ -59,7 +59,9 @@ def main() -> None:
         search(recipe, arguments.folder, count) for _ in range(arguments.repeats) for count in arguments.workers
     ]
     finish(
-        {"benchmark": "search_scaling", **summary(searches), **settings(arguments), "load_before": load}, arguments.json
+        {"benchmark": "search_scaling", **summary(searches), **settings(arguments), "load_before": load},
+        arguments.json,
+        arguments.device,
     )
 
 

@@ -26,7 +26,7 @@ ROWS: tuple[frozenset[str], ...] = tuple(
         "recipe timesteps",
         "images prompts sampling schedulers tensors",
         "stages schedule versions",
-        "artifacts execution registry progress",
+        "artifacts ending execution registry progress",
         "errors",
     )
 )

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
+import math
 import shlex
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +19,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from diff_es.errors import DiffESError
+from diff_es.ending import end_on_signals, exit_code, message_of
+from diff_es.errors import InputError
 
 app = typer.Typer(
     help="Make a diffusion model faster without retraining: prune it stage by stage, search how much, run the result.",
@@ -33,7 +33,6 @@ app.add_typer(zoo_app, name="zoo")
 
 _out = Console()
 _err = Console(stderr=True)
-_STDERR = 2
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 DeviceOption = Annotated[str, typer.Option(help="auto (CUDA if there is one), cpu, cuda, cuda:1, …")]
@@ -55,7 +54,9 @@ def run(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     workers: Annotated[int, typer.Option(help="Worker processes (Ray), one per GPU; 1 means this process.")] = 1,
-    worker_threads: Annotated[int, typer.Option(help="Threads of each worker on a CPU; they move last bits.")] = 1,
+    worker_threads: Annotated[
+        int | None, typer.Option(help="Threads of each worker on a CPU, 1 by default; they move last bits.")
+    ] = None,
     ray_address: Annotated[
         str | None, typer.Option(help="A running Ray cluster for the workers: auto, or host:port of its head.")
     ] = None,
@@ -79,14 +80,19 @@ def run(  # noqa: PLR0913, PLR0917 (each is an option of the command)
 
     named = {name: value for name, value in (("model", model), ("prompts", prompts)) if value is not None}
     parsed = Recipe.read(_shipped(recipe), {**named, **dict(setting(text) for text in changes or [])})
-    crew = RayWorkers(workers, ray_address or "", worker_threads)
+    alone = workers == 1 and ray_address is None
+    if alone and worker_threads is not None:
+        raise InputError(
+            f"--worker-threads={worker_threads}, but there are no workers: give --workers or --ray-address, or set "
+            "OMP_NUM_THREADS for this process."
+        )
+    crew = RayWorkers(workers, ray_address or "", 1 if worker_threads is None else worker_threads)
     if dry_run:
         predicted = estimate(Session(parsed, output))
         _show(as_json, views.estimate_json(predicted), lambda: views.estimate_table(predicted))
         return
     given = [*(f"--{name}={value}" for name, value in named.items()), *(f"--set={text}" for text in changes or [])]
     command = shlex.join(["diff-es", "run", str(recipe), "--output", str(output), *given, *["--resume"] * resume])
-    alone = workers == 1 and ray_address is None
     with _told():
         result = compress(parsed, output, resume=resume, command=command, workers=None if alone else crew)
     _show(as_json, views.run_json(result), lambda: views.run_table(result))
@@ -130,6 +136,8 @@ def generate(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     """
     from diff_es.run import generate_images
 
+    if memory_limit_gib is not None and not math.isfinite(memory_limit_gib):
+        raise InputError(f"--memory-limit-gib={memory_limit_gib} must be a finite number.")
     limit = None if memory_limit_gib is None else int(memory_limit_gib * 2**30)
     paths = generate_images(
         artefact,
@@ -161,7 +169,9 @@ def evaluate(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     guidance_scale: Annotated[float | None, typer.Option(help="Guidance; an artefact has its own.")] = None,
     batch_size: Annotated[int, typer.Option(help="Images per call of the pipeline.", min=1)] = 16,
     model: Annotated[str | None, typer.Option(help="The dense model; by default the one the artefact names.")] = None,
-    dtype: Annotated[str, typer.Option(help="Of a dense model: float32, float16, bfloat16.")] = "float32",
+    dtype: Annotated[
+        str | None, typer.Option(help="Of a dense model: float32 (if none is given), float16, bfloat16.")
+    ] = None,
     device: DeviceOption = "auto",
     as_json: JsonFlag = False,
 ) -> None:
@@ -270,6 +280,8 @@ def reproduce(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     from diff_es.run.judges import adm
 
     changes = {**({"model": model} if model else {}), **({"calibration": {"data": data}} if data else {})}
+    given = {"model": model, "data": data, "reference": reference, "inception-weights": inception_weights}
+    options = [f"--{name}={value}" for name, value in given.items() if value is not None]
     made = make_again(
         table,
         output,
@@ -277,7 +289,7 @@ def reproduce(  # noqa: PLR0913, PLR0917 (each is an option of the command)
         device=device,
         judge=adm(reference, inception_weights, device) if reference else None,
         changes=changes,
-        command=f"diff-es reproduce {table} --scale {scale}",
+        command=shlex.join(["diff-es", "reproduce", table, "--scale", scale, *options]),
         announce=lambda expected: _err.print(views.expectation_table(expected)),
     )
     _show(as_json, views.reproduced_json(made), lambda: views.reproduced_table(made))
@@ -318,41 +330,18 @@ def zoo_train(
 
 def main() -> None:
     """Run the command line; an expected error is one message, not a traceback."""
-    stopped_by = _end_on_signals()
+    stopped_by = end_on_signals("; a run goes on with --resume" if sys.argv[1:2] == ["run"] else "")
     try:
         app(prog_name="diff-es")
     except (Exception, SystemExit) as error:
         # Extensions in C may turn the end of the program into an error, or an exit code (Ray), of theirs.
         if stopped_by:
-            sys.exit(_exit_code(stopped_by[0]))
-        if not isinstance(error, DiffESError):
+            sys.exit(exit_code(stopped_by[0]))
+        message = message_of(error)
+        if message is None:
             raise
-        _err.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        _err.print(f"[red]error:[/red] {escape(message)}", highlight=False, soft_wrap=True)
         sys.exit(1)
-
-
-def _end_on_signals() -> list[int]:
-    """End on Ctrl-C and termination; what was written so far stays.
-
-    Returns:
-        The signals that have come, empty at first.
-    """
-    stopped_by: list[int] = []
-
-    def stop(number: int, _: object) -> None:
-        stopped_by.append(number)
-        # Not by a stream: the signal may have come while it is being written to, and it refuses a second writer.
-        os.write(_STDERR, f"{signal.strsignal(number)}: stopped; a run goes on with --resume\n".encode())
-        sys.exit(_exit_code(number))
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    return stopped_by
-
-
-def _exit_code(number: int) -> int:
-    """The shell's exit code for a signal."""
-    return 128 + number
 
 
 def _say(text: str) -> None:
@@ -386,8 +375,8 @@ def _show(as_json: bool, content: Any, table: Any) -> None:
 
 
 def _shipped(recipe: Path) -> Path:
-    """Return a shipped recipe where the path is no file but the name of one."""
+    """Return a shipped recipe where the path is no file but the name of one; a run directory may have that name too."""
     from diff_es.recipe import shipped
 
     path = shipped(str(recipe))
-    return path if not recipe.exists() and path.exists() else recipe
+    return path if not recipe.is_file() and path.exists() else recipe

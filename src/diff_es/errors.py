@@ -17,3 +17,12 @@ class UnsupportedModelError(InputError):
 
 class ArtifactError(DiffESError):
     """A file or folder written by Diff-ES is damaged, incomplete, foreign or too new."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was lacking, on a GPU or the host.
+
+    By name and words: torch is not imported here, and on a CPU it says so by a plain RuntimeError.
+    """
+    named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
+    return named or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))

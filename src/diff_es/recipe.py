@@ -98,7 +98,9 @@ class SearchSection(_Section):
     )
     probes: Positive = Field(16, description="images that each schedule is scored on")
     batch_size: Positive | Literal["auto"] = Field(
-        16, description="probes per run of the pipeline; `auto` measures which number is the fastest, once per run"
+        16,
+        description="probes per run of the pipeline; `auto` measures it once per run: the smallest number whose time "
+        "per probe is within 5 % of the fastest one's",
     )
     generations: int = Field(100, ge=0, description="generations after the start population")
     survivors: Positive = Field(4, description="survivors of each generation")

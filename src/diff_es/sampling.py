@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -229,6 +229,38 @@ def _own_step_noise(scheduler: Any, seeds: Sequence[int]) -> Iterator[None]:
         del scheduler.step
         if before is not None:
             scheduler.step = before
+
+
+@contextmanager
+def at_decoding(pipe: Any, look: Callable[[Tensor], None]) -> Iterator[None]:
+    """Show `look` the final latents where every latent pipeline passes them on: the VAE's decode.
+
+    Args:
+        pipe: The pipeline; one without a VAE has nothing to show.
+        look: Gets what the VAE would decode. By an error of its own it leaves the pipeline before that.
+    """
+    vae = getattr(pipe, "vae", None)
+    if vae is None:
+        yield
+        return
+    dtype = vae.dtype
+    before = vars(vae).get("decode")  # a user's own, such as a compiled one
+    original = vae.decode
+
+    def decode(latents: Tensor, *args: Any, **kwargs: Any) -> Any:
+        look(latents)
+        return original(latents, *args, **kwargs)
+
+    vae.decode = decode
+    try:
+        yield
+    finally:
+        del vae.decode
+        if before is not None:
+            vae.decode = before
+        # SDXL in half precision makes its VAE a float32 one before decoding, and takes that back after it alone.
+        if vae.dtype != dtype:
+            vae.to(dtype)
 
 
 def takes_labels(pipe: Any) -> bool:

@@ -17,8 +17,6 @@ from diff_es.errors import InputError
 
 #: A timestep that reaches a bfloat16 denoiser is off by up to 2⁻⁸ of its value: 3.9 of 1000.
 _ROUNDING = 4.0
-#: Named, not imported: who has a pipeline has loaded torch; plans and searches do without.
-_SAMPLER_TIMESTEPS = "diff_es.sampling:sampler_timesteps"
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
 
-from diff_es.bank import Bank, ThinLayer
-from diff_es.calibration import CalibrationConfig, calibrate
+from diff_es.artifacts import read_record
+from diff_es.bank import Bank, BankInfo, ThinLayer
+from diff_es.calibration import CalibrationConfig, CalibrationStats, calibrate
 from diff_es.denoisers import denoiser_of, spec_of
 from diff_es.errors import ArtifactError, InputError
 from diff_es.fitness import TrajectoryFitness
 from diff_es.routing.slots import dense_parameters, layer_values
-from support import HEADS, PLAN, REQUESTS, SAMPLER, tiny_bank, tiny_pipe, tiny_source, tiny_stats
+from support import HEADS, METHODS, PLAN, REQUESTS, SAMPLER, tiny_bank, tiny_pipe, tiny_source, tiny_stats
 
 
 def test_a_bank_folder_is_not_filled_up_with_another_pruner(tmp_path: Path) -> None:
@@ -25,6 +26,44 @@ def test_a_bank_folder_is_not_filled_up_with_another_pruner(tmp_path: Path) -> N
     with pytest.raises(InputError, match="other settings"):
         tiny_bank(pipe, "wanda", folder=tmp_path / "bank")
     assert tiny_bank(pipe, "obs", folder=tmp_path / "bank").info.method == "obs"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_bank_folder_is_not_taken_for_one_of_other_statistics(method: str, tmp_path: Path) -> None:
+    pipe = tiny_pipe()
+    stats, other = tiny_stats(pipe), calibrate(pipe, tiny_source(11), CalibrationConfig(PLAN))
+    calibrate(pipe, tiny_source(), CalibrationConfig(PLAN), tmp_path / "statistics")
+    read = CalibrationStats.open(tmp_path / "statistics", PLAN.num_stages, shared=False)
+    bank = tiny_bank(pipe, method, stats=stats, folder=tmp_path / "bank")
+    for same in (stats, read):
+        assert tiny_bank(pipe, method, stats=same, folder=tmp_path / "bank").info == bank.info
+    if method == "magnitude":  # it reads none
+        assert tiny_bank(pipe, method, stats=other, folder=tmp_path / "bank").info == bank.info
+        return
+    for lost in ((), ("manifest.json", "stage-01.safetensors")):
+        for name in lost:
+            (tmp_path / "bank" / name).unlink()
+        with pytest.raises(InputError, match="bank was made with other settings"):
+            tiny_bank(pipe, method, stats=other, folder=tmp_path / "bank")
+
+
+def test_a_bank_of_an_older_version_goes_on(tmp_path: Path) -> None:
+    """It does not say what statistics it is of."""
+    pipe = tiny_pipe()
+    stats = tiny_stats(pipe)
+    bank = tiny_bank(pipe, "obs", stats=stats, folder=tmp_path)
+    digest = bank.info.settings["statistics"]
+    for name in ("manifest.json", "settings.json"):
+        path = tmp_path / name
+        path.write_text(path.read_text().replace(f',\n    "statistics": "{digest}"', ""))
+    old = read_record(tmp_path / "settings.json", BankInfo)
+    assert old.settings == {"damping": 0.01, "intercept": False}
+    (tmp_path / "manifest.json").unlink()
+    (tmp_path / "stage-01.safetensors").unlink()
+    assert tiny_bank(pipe, "obs", stats=stats, folder=tmp_path).info.settings == old.settings
+    assert Bank.open(tmp_path).info.settings == old.settings
+    with pytest.raises(InputError, match="other settings"):
+        tiny_bank(pipe, "wanda", stats=stats, folder=tmp_path)
 
 
 def test_calibration_and_bank_do_not_share_a_folder(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_a_routed_model_runs_and_its_macs_are_counted(pipe: DiTPipeline, stats: 
 
 
 def test_a_bank_without_rounding_says_nothing_of_it(pipe: DiTPipeline, stats: CalibrationStats) -> None:
-    assert bank_of(pipe, stats, 1).info.settings == {"damping": 0.01, "intercept": False}
+    assert set(bank_of(pipe, stats, 1).info.settings) == {"damping", "intercept", "statistics"}
     assert build_bank(pipe, stats, PLAN, BankConfig("obs", LEVELS)).info == bank_of(pipe, stats, 1).info
     assert bank_of(pipe, stats, MULTIPLE).info.settings["width_multiple"] == MULTIPLE
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from diffusers import DiTPipeline
 
-from diff_es.calibration import CalibrationConfig, DatasetSource, LiveSource, SamplingSource, calibrate
+from diff_es.calibration import CalibrationConfig, DatasetSource, LiveSource, SamplingSource, calibrate, passes
 from diff_es.calibration.passes import Forecast, announced, forecast
 from diff_es.calibration.statistics import SecondMoment, Statistic
 from diff_es.denoisers import Call
@@ -116,7 +117,7 @@ class Slow:
     done: list[int] = field(default_factory=list)
 
     def run(self, count: int, what: str) -> None:
-        for index in announced(range(3), count, what):
+        for index in announced(range(3), count, what, torch.device("cpu")):
             time.sleep(self.seconds)
             self.done.append(index)
 
@@ -131,6 +132,28 @@ def test_the_first_call_tells_how_long_it_takes(caplog: pytest.LogCaptureFixture
     found = re.fullmatch(r"Calibrating stage 3: 1000000 calls of the denoiser, about (.*) h by the first one\.", line)
     assert found is not None, line
     assert 1e6 * 0.05 / 3600 <= float(found[1]) + 0.05 < 10 * 1e6 * 0.05 / 3600
+
+
+def test_a_gpu_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[object] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: waits.append((device, list(done))))
+    done: list[int] = []
+    for index in announced(range(3), 3, "Calibrating stage 3", torch.device("cuda:1")):
+        done.append(index)
+    assert waits == [(torch.device("cuda:1"), [0])]
+
+
+def test_the_calls_of_all_passes_are_told_once(
+    pipe: DiTPipeline, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passes, "_WORTH_SAYING", 0.0)
+    config = CalibrationConfig(PLAN, ("second_moment",), memory_limit=LARGEST)
+    with caplog.at_level(logging.INFO, "diff_es"):
+        calibrate(pipe, tiny_source(), config)
+    told = [line.partition(",")[0] for line in caplog.messages if line.startswith("Calibrating")]
+    source = tiny_source()
+    calls = len(list(source.calls(pipe, PLAN, 0))) * forecast(pipe, config, sets=3, live=False).passes
+    assert told == [f"Calibrating stage {stage}: {calls} calls of the denoiser" for stage in range(3)]
 
 
 @pytest.mark.parametrize("source", [tiny_source(), SamplingSource(REQUESTS, SAMPLER)], ids=["dataset", "sampling"])

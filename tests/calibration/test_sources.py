@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,13 +18,15 @@ from diffusers import (
 )
 from torch import Tensor
 
-from diff_es.calibration import CalibrationConfig, DatasetSource, SamplingSource, calibrate, record_calls
+from diff_es.calibration import CalibrationConfig, DatasetSource, SamplingSource, calibrate, record_calls, sources
 from diff_es.calibration.noise import add_noise, prediction_target
+from diff_es.calibration.sources import Copies
 from diff_es.errors import InputError
-from diff_es.sampling import Requests, SamplerConfig, sample
+from diff_es.sampling import Requests, SamplerConfig, any_requests, sample
 from diff_es.stages import StagePlan
 from diff_es.timesteps import stage_plan
 from support import PLAN, REQUESTS, SAMPLER, tiny_pipe, tiny_source
+from tiny_pipelines import tiny_sdxl
 
 
 @pytest.fixture
@@ -202,6 +205,36 @@ def test_recorded_calls_carry_train_timesteps_and_repeat_the_output(pipe: DiTPip
         for (_, call), output in zip(recorded, outputs, strict=True):
             assert torch.equal(pipe.transformer(**call).sample, output)
     assert not pipe.transformer._forward_pre_hooks
+
+
+def test_nothing_is_decoded_for_calls_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = tiny_pipe()
+    decoded: list[Tensor] = []
+    monkeypatch.setattr(pipe.vae, "decode", decoded.append)
+    own = pipe.vae.decode
+    assert len(record_calls(pipe, REQUESTS, SAMPLER)) == len(PLAN.timesteps)
+    assert not decoded and pipe.vae.decode == own
+
+
+def test_a_tensor_that_comes_again_unchanged_is_copied_once() -> None:
+    copied = Copies("meta")  # any device but the tensors' own
+    embeddings, latents = torch.zeros(2, 3), torch.zeros(4)
+    first = copied(embeddings), copied(latents)
+    latents += 1
+    again = copied(embeddings), copied(latents)
+    assert first[0] is again[0]
+    assert first[1] is not again[1] and again[1] is copied(latents)
+    with torch.inference_mode():
+        inferred = torch.zeros(2)
+    assert copied(inferred) is not copied(inferred), "it keeps no count of its changes"
+
+
+def test_text_embeddings_of_all_steps_are_one_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "Copies", lambda _: Copies("meta"))
+    pipe = tiny_sdxl(tmp_path)
+    calls = [call for _, call in record_calls(pipe, any_requests(pipe, 2), SAMPLER)]
+    assert len({id(call["encoder_hidden_states"]) for call in calls}) == 1
+    assert len({id(call["sample"]) for call in calls}) == len(calls) > 1
 
 
 def test_the_sampling_itself_is_not_counted() -> None:

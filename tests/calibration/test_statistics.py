@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,14 @@ import torch.nn.functional as F
 from diffusers import DiTPipeline
 from torch import Tensor
 
-from diff_es.calibration import CalibrationConfig, CalibrationStats, LayerStatistics, SamplingSource, calibrate
+from diff_es.calibration import (
+    CalibrationConfig,
+    CalibrationStats,
+    LayerStatistics,
+    SamplingSource,
+    calibrate,
+    statistics,
+)
 from diff_es.calibration.collect import calibrate_stage
 from diff_es.calibration.statistics import Moments, SecondMoment
 from diff_es.calibration.store import tensor_names
@@ -88,6 +98,46 @@ def test_block_similarity(pipe: DiTPipeline, stats: CalibrationStats, stage: int
         x, y = (tensor.flatten(1) for tensor in captured(pipe, layer.name, stage))
         expected = F.cosine_similarity(x, y, dim=1).mean()
         assert stats.of(stage, layer).similarity == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_sums_taken_part_by_part_have_the_bits_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "_PART", 30)  # four rows of seven values, and the other three
+    batches = torch.randn(3, 5, 7, generator=torch.Generator().manual_seed(0))
+    moment = SecondMoment("a", 7, torch.device("cpu"))
+    products = torch.zeros(7, 7, dtype=torch.float64)
+    for batch in batches:
+        moment.update(batch)
+        products += batch.T @ batch
+    assert torch.equal(moment.products, products)
+    assert torch.equal(moment.tensors()["a/second_moment"], (products / 15).float())
+
+
+#: Prints how many bytes come on top of the sum while a batch is added, and while the result is made.
+_EXTRA = """
+import torch
+from diff_es.calibration.statistics import SecondMoment
+from diff_es.evaluation.memory import ResidentGauge
+moment, batch = SecondMoment("a", 4096, torch.device("cpu")), torch.ones(8, 4096)
+moment.products.fill_(0.0)
+moment.update(batch[:, :1].expand(8, 4096))
+gauge = ResidentGauge()
+for work in (lambda: moment.update(batch), moment.tensors):
+    gauge.reset_peak()
+    before = gauge.now()
+    kept = work()
+    print(gauge.peak() - before)
+    del kept
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the resident set is read from Linux's /proc")
+def test_little_memory_comes_on_top_of_the_sums() -> None:
+    """One float32 matrix each, half as large as the sum: the batch's products, and the result."""
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    command = [sys.executable, "-c", _EXTRA]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    matrix = 4 * 4096**2
+    assert all(int(extra) < 1.5 * matrix for extra in printed.split()), printed
 
 
 def test_stages_differ(pipe: DiTPipeline, stats: CalibrationStats) -> None:
@@ -167,6 +217,18 @@ def test_only_what_is_wanted_is_collected(pipe: DiTPipeline) -> None:
         assert {name.rpartition("/")[2] for name in found.sets[0]} == expected
         announced = tensor_names(layers_of(pipe, blocks=wanted == "similarity"), (wanted,))  # type: ignore[arg-type]
         assert sorted(announced) == sorted(found.sets[0])
+
+
+@pytest.mark.parametrize(
+    ("collect", "message"),
+    [
+        (("similarity", "second_moments"), "names 'second_moments': did you mean 'second_moment'"),
+        ("similarity", r"must be a tuple of names, such as \('similarity',\)"),
+    ],
+)
+def test_what_is_no_statistic_is_refused(collect: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        CalibrationConfig(PLAN, collect)
 
 
 def test_nothing_is_run_where_nothing_is_wanted(pipe: DiTPipeline) -> None:

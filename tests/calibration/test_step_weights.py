@@ -13,6 +13,7 @@ from diffusers import DiTPipeline, HeunDiscreteScheduler
 from torch import Tensor
 
 from diff_es.calibration import CalibrationConfig, CalibrationSource, CalibrationStats, SamplingSource, calibrate
+from diff_es.calibration.passes import plan_passes
 from diff_es.calibration.statistics import Moments, step_weights
 from diff_es.denoisers import Layer, spec_of
 from diff_es.errors import InputError
@@ -121,6 +122,17 @@ def test_several_passes_give_the_same_bits() -> None:
     again = calibrate(pipe, tiny_source(), limited).sets[0]
     assert whole.keys() == again.keys()
     assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_the_weighted_sum_takes_nothing_of_another_device() -> None:
+    """It is kept on the CPU, where it counts beside the sum of one step if the denoiser is there too."""
+    pipe = tiny_pipe()
+    layers = layers_of(pipe)
+    limited = CalibrationConfig(PLAN, ("step_weighted_moment",), memory_limit=2 * 8 * (64 * 65 + 16 * 17))
+    here = plan_passes(pipe.transformer, layers, limited)
+    there = plan_passes(pipe.transformer.to("meta"), layers, limited)
+    assert [len(part) for part in here] == [2, 2]
+    assert [len(part) for part in there] == [4]
 
 
 def test_a_finished_set_is_read_again(tmp_path: Path) -> None:

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
 from diff_es import cli
+from diff_es.errors import InputError
 from run.tiny_run import Finished, tiny_settings
 
 PROGRAM = "from diff_es.cli import main; main()"
@@ -146,6 +148,15 @@ def test_a_preset_takes_its_model_and_other_keys_from_the_command_line(
     assert "model: is required" in diff_es(*own).err
 
 
+def test_a_run_directory_may_have_the_name_of_its_recipe(
+    diff_es: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("demo").mkdir()
+    answer = diff_es("run", "demo", "--output", "demo", "--resume", "--dry-run", "--json")
+    assert answer.code == 0 and answer.json["evaluations"] > 0
+
+
 def test_run_in_a_pipe_is_quiet_and_its_answer_is_json(finished: Finished, tmp_path: Path) -> None:
     """In a process of its own, resumed so that little is left to do."""
     folder = finished.copy(tmp_path / "run")
@@ -268,6 +279,70 @@ def test_bad_input_is_one_message_and_exit_code_1(
     for word in words:
         assert word in answer.err
     assert not list(tmp_path.iterdir())
+
+
+def test_threads_of_workers_need_workers(diff_es: Command, finished: Finished, tmp_path: Path) -> None:
+    own = ("run", finished.folder / "recipe.yaml", "-o", tmp_path / "run", "--dry-run", "--worker-threads", 2)
+    alone = diff_es(*own)
+    assert alone.code == 1 and "--worker-threads=2, but there are no workers: give --workers" in alone.err
+    assert diff_es(*own, "--workers", 2).code == 0
+
+
+@pytest.mark.parametrize("limit", ["nan", "inf"])
+def test_a_memory_limit_that_is_no_number_is_refused(diff_es: Command, finished: Finished, limit: str) -> None:
+    answer = diff_es("generate", finished.folder / "pruned", "--memory-limit-gib", limit, "--device", "cpu")
+    assert answer.code == 1 and answer.err == f"error: --memory-limit-gib={limit} must be a finite number.\n"
+
+
+def test_a_table_records_the_whole_command(diff_es: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded: list[str] = []
+
+    def make(*_: Any, command: str, **__: Any) -> None:
+        recorded.append(command)
+        raise InputError("enough")
+
+    monkeypatch.setattr("diff_es.reproduce.reproduce", make)
+    monkeypatch.setattr("diff_es.run.judges.adm", lambda *_: None)
+    diff_es("reproduce", "table1")
+    files = ("--reference", "my images.npz", "--inception-weights", "w.pth")
+    diff_es("reproduce", "table1", "--scale", "paper", "--model", "m", "--data", "d", *files)
+    assert recorded == [
+        "diff-es reproduce table1 --scale small",
+        "diff-es reproduce table1 --scale paper --model=m --data=d '--reference=my images.npz' "
+        "--inception-weights=w.pth",
+    ]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+        MemoryError(),
+    ],
+)
+def test_a_lack_of_memory_is_one_message_with_the_ways_out(
+    diff_es: Command, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def app(**_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", app)
+    answer = diff_es("run", "demo")
+    assert answer.code == 1 and answer.err.startswith("error: Not enough memory.")
+    assert answer.err.count("\n") == 1
+    for section in ("search", "evaluation", "calibration"):
+        assert f"{section}.batch_size" in answer.err
+    assert "calibration.memory_limit_gib" in answer.err and "dtype" in answer.err
+
+
+def test_an_error_that_nobody_expects_keeps_its_traceback(diff_es: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def app(**_: Any) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(cli, "app", app)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        diff_es("run", "demo")
 
 
 def test_markup_in_an_error_is_printed_as_it_is(diff_es: Command, tmp_path: Path) -> None:

@@ -115,6 +115,16 @@ def test_the_gauge_sees_what_is_allocated_and_what_was() -> None:
     assert growth == pytest.approx([64, 64, 192, 64], abs=8)
 
 
+def test_a_gpu_is_asked_by_its_number(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    for name in ("memory_allocated", "reset_peak_memory_stats", "max_memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda device=None: asked.append(device) or 0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(memory, "_load", lambda task: tiny_pipe())
+    memory._measure_here(replace(task(folder, "dense"), device="cuda:1"))
+    assert asked == [torch.device("cuda:1")] * 4
+
+
 #: On a CPU there is nothing to stream from.
 ON_CPU = [setting for setting in get_args(Setting) if setting != "stream"]
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
-from diff_es.errors import InputError
-from diff_es.fitness import choose_batch_size
-from diff_es.fitness.batching import best_of
+from diff_es.errors import InputError, is_out_of_memory
+from diff_es.fitness import batching, choose_batch_size
+from diff_es.fitness.batching import BatchChoice, best_of, largest_that_runs
 from diff_es.sampling import Requests
 from support import CLASSES, SAMPLER, tiny_pipe
 
@@ -38,6 +40,71 @@ def test_what_does_not_fit_is_not_chosen() -> None:
     assert best_of(iter((1, 2, 4, 8)), seconds).batch_size == 2
     with pytest.raises(InputError, match=r"search.batch_size=auto: not even 4 probe.*CUDA out of memory"):
         best_of(iter((4, 8)), seconds)
+
+
+#: What torch raises where the memory of a GPU, and of the host, is exhausted.
+FULL = [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
+]
+
+
+def test_torch_says_on_a_cpu_that_memory_is_lacking() -> None:
+    with pytest.raises(RuntimeError) as told:
+        torch.empty(2**50)
+    assert is_out_of_memory(told.value)
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+@pytest.mark.parametrize("full", FULL)
+@pytest.mark.parametrize(("fits", "wanted"), [(8, 4), (4, 4), (3, 2), (1, 1)])
+def test_a_whole_run_must_fit_too(full: Exception, fits: int, wanted: int) -> None:
+    tried: list[int] = []
+
+    def run(size: int) -> None:
+        tried.append(size)
+        if size > fits:
+            raise full
+
+    choice = BatchChoice(4, {1: 1.0, 2: 0.6, 4: 0.5, 8: 0.49})
+    assert largest_that_runs(choice, run) == BatchChoice(wanted, choice.seconds_per_probe)
+    assert tried == [size for size in (4, 2, 1) if size >= wanted]
+
+
+@pytest.mark.parametrize("full", FULL)
+def test_where_not_even_one_fits_the_way_out_is_named(full: Exception) -> None:
+    def run(_: int) -> None:
+        raise full
+
+    with pytest.raises(InputError, match=r"not even 1 probe fits .*use a smaller dtype"):
+        largest_that_runs(BatchChoice(2, {1: 1.0, 2: 0.5}), run)
+
+
+def test_other_errors_of_a_run_are_no_lack_of_memory() -> None:
+    def run(_: int) -> None:
+        raise RuntimeError("shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        largest_that_runs(BatchChoice(2, {1: 1.0, 2: 0.5}), run)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        best_of(iter((1, 2)), run)  # type: ignore[arg-type]
+
+
+def test_a_batch_that_cannot_be_decoded_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = tiny_pipe()
+    decode = pipe.vae.decode
+    decoded: list[int] = []
+
+    def narrow(latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        decoded.append(len(latents))
+        if len(latents) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return decode(latents, *args, **kwargs)
+
+    monkeypatch.setattr(pipe.vae, "decode", narrow)
+    monkeypatch.setattr(batching, "_seconds", lambda *_: 1.0)  # the more at once, the faster
+    choice = choose_batch_size(pipe, Requests.cycle(range(CLASSES), 6, 0), SAMPLER)
+    assert (choice.batch_size, decoded[-4:]) == (1, [6, 4, 2, 1])
 
 
 def test_a_real_model_is_timed_at_powers_of_two_and_at_all_probes() -> None:

@@ -7,6 +7,8 @@ import math
 import pytest
 import torch
 
+from diff_es.denoisers import copy_output
+from diff_es.fitness import replay
 from diff_es.fitness.replay import CallKey, ReplayStore
 from diff_es.schedule import Levels
 from diff_es.search import EvolutionConfig, search_schedule
@@ -64,6 +66,25 @@ def test_without_a_limit_each_different_call_is_run_once() -> None:
 
     search_schedule(fitness, SPACE, EvolutionConfig(generations=15, seed=0))
     assert calls_run(10**6, 0, rate=True) == calls_run(10**6, 0, rate=False) == len(different)
+
+
+def test_an_output_above_the_limit_leaves_the_others_alone() -> None:
+    store = ReplayStore(2)
+    for number in range(2):
+        store.put(((), 0, number), OUTPUT)
+    store.put(((), 0, 2), (torch.zeros(3, dtype=torch.uint8),))
+    assert store.bytes == 2 and all(store.get(((), 0, number)) is not None for number in range(2))
+    assert store.get(((), 0, 2)) is None
+
+
+def test_what_is_kept_is_a_copy_and_without_room_none_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    copies: list[object] = []
+    monkeypatch.setattr(replay, "copy_output", lambda output: copies.append(output) or copy_output(output))
+    ReplayStore(0).put(((), 0, 0), OUTPUT)
+    assert not copies
+    store = ReplayStore(1)
+    store.put(((), 0, 0), OUTPUT)
+    assert copies == [OUTPUT] and store.get(((), 0, 0))[0] is not OUTPUT[0]
 
 
 def test_a_fit_schedule_outlives_unfit_ones_that_came_later() -> None:

@@ -120,6 +120,19 @@ def test_a_stop_before_decoding_leaves_the_autoencoder_as_it_was() -> None:
     assert whole.images is not None and whole.images.isfinite().all()
 
 
+def test_a_decode_without_memory_leaves_the_autoencoder_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    (sdxl,) = (own for own in PIPELINES if own.name == "sdxl")
+    pipe = copy.deepcopy(pipe_with(sdxl)).to(torch.float16)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(pipe.vae, "decode", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        run(pipe, requests_of(pipe), settings_of(sdxl))
+    assert pipe.vae.dtype == torch.float16
+
+
 def test_latents_are_in_the_denoisers_units() -> None:
     """Those that the denoiser was last called with come from its own space; one more step leads to the result."""
     for name in ("sd15", "flux", "sana", "qwen-image", "wan"):

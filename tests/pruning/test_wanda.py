@@ -7,6 +7,7 @@ import torch
 
 from diff_es.errors import InputError
 from diff_es.pruning import magnitude, wanda
+from diff_es.pruning.ranking import ascending_order
 
 
 def random_weight(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
@@ -61,19 +62,19 @@ def test_magnitude_is_wanda_with_unit_norms() -> None:
 
 def test_input_norms_change_the_order() -> None:
     weight = torch.tensor([[1.0, 3.0], [2.0, 0.1]])
-    assert magnitude.removal_order(magnitude.channel_scores(weight, 2)).tolist() == [1, 0]
-    assert wanda.removal_order(wanda.channel_scores(weight, torch.tensor([10.0, 0.1]), 2)).tolist() == [0, 1]
+    assert ascending_order(magnitude.channel_scores(weight, 2)).tolist() == [1, 0]
+    assert ascending_order(wanda.channel_scores(weight, torch.tensor([10.0, 0.1]), 2)).tolist() == [0, 1]
 
 
 def test_lowest_score_first_and_ties_by_lowest_index() -> None:
-    assert wanda.removal_order(torch.tensor([2.0, 1.0, 2.0, 0.5, 1.0])).tolist() == [3, 1, 4, 0, 2]
-    assert wanda.removal_order(torch.zeros(300)).tolist() == list(range(300))
+    assert ascending_order(torch.tensor([2.0, 1.0, 2.0, 0.5, 1.0])).tolist() == [3, 1, 4, 0, 2]
+    assert ascending_order(torch.zeros(300)).tolist() == list(range(300))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_scores_that_are_not_finite_are_refused(value: float) -> None:
     with pytest.raises(InputError, match=r"groups \[1\]"):
-        wanda.removal_order(torch.tensor([1.0, value]))
+        ascending_order(torch.tensor([1.0, value]))
 
 
 def test_half_precision_weights_are_scored_in_float64() -> None:

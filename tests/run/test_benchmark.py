@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from diff_es.errors import InputError
+from diff_es.evaluation.memory import MemoryRecord, MemoryTask, measure_memory
 from diff_es.run.benchmark import benchmark
 from run.tiny_run import Finished
 
@@ -22,9 +23,17 @@ def test_dense_and_pruned_are_measured_together(finished: Finished) -> None:
         assert cost.memory is None
 
 
-def test_memory_is_measured_where_it_is_wanted(finished: Finished) -> None:
+def test_memory_is_measured_where_it_is_wanted(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[str] = []
+
+    def noted(task: MemoryTask) -> MemoryRecord:
+        measured.append(task.setting)
+        return measure_memory(task)
+
+    monkeypatch.setattr("diff_es.evaluation.memory.measure_memory", noted)
     artefact = finished.folder / "pruned"
     result = benchmark(artefact, batch_sizes=(1,), scopes=("pipeline",), repeats=1, memory=True, device="cpu")
+    assert measured == ["dense", "resident"], "another setting may not fit where these do"
     assert result.dense.memory is not None and result.pruned.memory is not None
     assert 0 < result.dense.memory.tensor_bytes < result.pruned.memory.tensor_bytes, "resident weights come on top"
 

@@ -231,6 +231,28 @@ def test_options_out_of_range(changes: dict[str, Any], message: str) -> None:
         replace(DENSE, **changes)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reference": Path("r.npz")}, r"reference=r\.npz is nothing that fashion reads"),
+        ({"inception_weights": Path("w.pth")}, r"inception_weights=w\.pth is nothing that fashion reads"),
+        ({"prompts": Path("p.txt")}, r"prompts=p\.txt is nothing that fashion reads"),
+        ({"clip": "openai/other"}, r"clip=openai/other is nothing that fashion reads"),
+        ({"protocol": "adm-imagenet256", "prompts": Path("p.txt")}, "is nothing that adm-imagenet256 reads"),
+        ({"model": "zoo:fashion-dit"}, "model='zoo:fashion-dit' is for an artefact, and .* is a dense model itself"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(model: str, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        judge(model, tmp_path / "out", replace(DENSE, **{"protocol": "fashion", "images": 10, **changes}))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_artefact_has_its_own_dtype(finished: Finished, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"dtype='float32', but .* is an artefact, which has its own"):
+        judge(str(finished.folder / "pruned"), tmp_path, JudgeConfig("tiny", dtype="float32", device="cpu"))
+
+
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Any]:
     def run(*words: object) -> tuple[int, str, str]:

@@ -10,6 +10,8 @@ from diffusers import DPMSolverMultistepScheduler
 
 from diff_es.bank import Pruned
 from diff_es.errors import InputError
+from diff_es.evaluation import memory
+from diff_es.evaluation.memory import MemoryTask, Setting
 from diff_es.pipelines import load_pipeline
 from diff_es.recipe import Recipe
 from diff_es.routing import load, remove_
@@ -56,6 +58,13 @@ def test_the_artefact_records_it_and_images_are_made_with_it(model: Path, pruned
     assert type(pipe.scheduler) is DPMSolverMultistepScheduler
     assert scheduler_facts(pipe.scheduler) == info.scheduler_config
     assert stage_plan(pipe, 3, 4) == info.plan
+
+
+@pytest.mark.parametrize("setting", ["dense", "resident"])
+def test_memory_is_measured_with_it(model: Path, pruned: Path, setting: Setting) -> None:
+    sampler = Pruned.open(pruned).info.sampler
+    pipe = memory._load(MemoryTask(str(model), setting, str(pruned), None, sampler))
+    assert type(pipe.scheduler) is DPMSolverMultistepScheduler
 
 
 def test_loading_into_a_pipeline_with_another_one_says_so(

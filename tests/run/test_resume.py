@@ -155,14 +155,14 @@ def test_a_signal_may_come_while_progress_is_being_written() -> None:
     """Streams refuse a second writer; the run must not end with an error of theirs."""
     script = (
         "import io, os, signal, sys\n"
-        "from diff_es import cli\n"
+        "from diff_es.ending import end_on_signals\n"
         "sent = []\n"
         "class Interrupted(io.RawIOBase):\n"
         "    def writable(self): return True\n"
         "    def write(self, content):\n"
         "        if not sent: sent.append(1); os.kill(os.getpid(), signal.SIGINT)\n"
         "        return len(content)\n"
-        "cli._end_on_signals()\n"
+        "end_on_signals('; a run goes on with --resume')\n"
         "sys.stderr = io.TextIOWrapper(io.BufferedWriter(Interrupted()))\n"
         "sys.stderr.buffer.write(b'half done'); sys.stderr.buffer.flush()"
     )
@@ -171,7 +171,8 @@ def test_a_signal_may_come_while_progress_is_being_written() -> None:
     assert "stopped; a run goes on with --resume" in ended.stderr
 
 
-def test_a_signal_that_an_extension_takes_for_an_error_ends_the_run_too() -> None:
+@pytest.mark.parametrize(("command", "advice"), [("run", "; a run goes on with --resume"), ("bench", "")])
+def test_a_signal_that_an_extension_takes_for_an_error_ends_the_command_too(command: str, advice: str) -> None:
     """As safetensors does where a signal comes while torch makes the storage of a tensor."""
     script = (
         "import os, signal\n"
@@ -181,9 +182,9 @@ def test_a_signal_that_an_extension_takes_for_an_error_ends_the_run_too() -> Non
         "    except SystemExit: raise ValueError('could not determine the shape') from None\n"
         "cli.app = app; cli.main()"
     )
-    ended = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+    ended = subprocess.run([sys.executable, "-c", script, command], check=False, capture_output=True, text=True)
     assert ended.returncode == 128 + signal.SIGINT
-    assert "stopped; a run goes on with --resume" in ended.stderr and "Traceback" not in ended.stderr
+    assert ended.stderr == f"Interrupt: stopped{advice}\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

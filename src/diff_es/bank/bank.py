@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 FORMAT = 2
 #: Key of the order in which whole blocks leave.
 BLOCK_ORDER = "blocks/order"
+#: Setting that tells the statistics apart which the weights were made of.
+STATISTICS = "statistics"
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class BankInfo:
         plan: The stages.
         layers: Names of the layers, in the order of the denoiser.
         shared: Whether one set of weights serves all stages.
-        settings: What else the weights depend on (damping, intercept; width_multiple, where that is not 1).
+        settings: What else the weights depend on (damping, intercept; width_multiple, where that is not 1; a sha256 of
+            the calibration statistics, where the pruner reads some; banks of older versions lack it).
         versions: Package versions.
         files: Every file of the folder, with its sha256.
     """

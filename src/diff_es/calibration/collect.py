@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
@@ -27,6 +27,7 @@ from diff_es.denoisers import (
 )
 from diff_es.errors import InputError
 from diff_es.progress import track
+from diff_es.registry import suggest
 from diff_es.stages import StagePlan
 from diff_es.tensors import Shard, stream_tensors
 
@@ -62,6 +63,11 @@ class CalibrationConfig:
     memory_limit: int = 4 * 2**30
 
     def __post_init__(self) -> None:
+        if isinstance(self.collect, str):
+            raise InputError(f"collect={self.collect!r} must be a tuple of names, such as ({self.collect!r},).")
+        for name in self.collect:
+            if name not in get_args(Statistic):
+                raise InputError(f"collect={self.collect} names {name!r}: {suggest(name, get_args(Statistic))}")
         if self.whole_run and len(self.collect) > 1:
             raise InputError(
                 f"collect={self.collect}: {' and '.join(sorted(WHOLE_RUN))} are statistics of the whole run, each "
@@ -260,7 +266,7 @@ def _collect_step_weighted(
         totals: dict[str, Tensor] = {}
         for step, weight in enumerate(track(weights, "Calibrating steps")):
             for name, tensor in _collect_stage(pipe, source, one_step, len(steps) - 1 - step, [layers]):
-                share = tensor.double() * (weight / sum(weights))
+                share = tensor.double().mul_(weight / sum(weights))
                 totals[name] = totals[name].add_(share) if name in totals else share
         while totals:
             name, total = totals.popitem()
@@ -278,7 +284,8 @@ def _collect_stage(
 ) -> Iterator[tuple[str, Tensor]]:
     """Run one stage's calls once per pass; yield the tensors of each pass, on the CPU, and free them one by one."""
     denoiser = denoiser_of(pipe)
-    for layers in passes:
+    device = next(denoiser.parameters()).device
+    for number, layers in enumerate(passes):
         calls = iter(source.calls(pipe, config.stages, stage))
         # Ask before watching: a source may run the model to make its first call, which must not be counted.
         first = next(calls, None)
@@ -286,9 +293,10 @@ def _collect_stage(
             raise no_calls(config.stages, stage)
         with observed(denoiser, layers, config.collect) as accumulators:
             every: Iterator[Call] = chain([first], calls)
-            if isinstance(source, CountedSource):
+            if number == 0 and isinstance(source, CountedSource):
                 count = source.num_calls(config.stages, stage) * len(passes)
-                every = announced(every, count, f"Calibrating {'all stages' if stage is None else f'stage {stage}'}")
+                what = f"Calibrating {'all stages' if stage is None else f'stage {stage}'}"
+                every = announced(every, count, what, device)
             for call in every:
                 denoiser(**call)
         yield from drained(accumulators)

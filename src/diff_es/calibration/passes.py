@@ -120,8 +120,9 @@ def _held(denoiser: nn.Module, layer: Layer, collect: Sequence[Statistic]) -> in
         return sum(4 * parameter.numel() for linear in linears for parameter in linear.parameters())
     if layer.kind == "block" or MOMENTS.isdisjoint(collect):
         return 0
-    # The weighted sum over steps is as large as the sum of one step, which it is kept beside.
-    return bytes_needed(denoiser, layer) * (2 if "step_weighted_moment" in collect else 1)
+    # The weighted sum over steps is as large as the sum of one step; it is kept in host memory.
+    beside = "step_weighted_moment" in collect and next(denoiser.parameters()).device.type == "cpu"
+    return bytes_needed(denoiser, layer) * (2 if beside else 1)
 
 
 def stored_bytes(denoiser: nn.Module, layer: Layer, collect: Collection[Statistic]) -> Iterator[int]:
@@ -143,18 +144,21 @@ def stored_bytes(denoiser: nn.Module, layer: Layer, collect: Collection[Statisti
         yield from (4 * shape(path)[1] for path in layer.outputs)
 
 
-def announced(calls: Iterable[T], count: int, what: str) -> Iterator[T]:
+def announced(calls: Iterable[T], count: int, what: str, device: torch.device) -> Iterator[T]:
     """Yield the calls; when the first one has been run, log how long so many will take, if that is long.
 
     Args:
         calls: What is run one by one by whoever asks for it.
         count: How many calls there will be in all.
         what: The beginning of the line.
+        device: Where they are run; a GPU is waited for, once, since it is still at work when the call returns.
     """
     start = time.perf_counter()
     for index, call in enumerate(calls):
         yield call
         if index == 0:
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
             seconds = time.perf_counter() - start
             if seconds * count >= _WORTH_SAYING:
                 logger.info(

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from diff_es.calibration.noise import add_noise, check_process, prediction_target
-from diff_es.denoisers import Call, denoiser_of, num_rows, on_device, spec_of
+from diff_es.denoisers import Call, denoiser_of, each_tensor, num_rows, on_device, spec_of
 from diff_es.errors import InputError
 from diff_es.progress import track
-from diff_es.sampling import ImageRequests, SamplerConfig, sample, seeded
+from diff_es.sampling import ImageRequests, SamplerConfig, at_decoding, sample, seeded
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -292,6 +293,8 @@ def record_calls(
 ) -> list[tuple[float, Call]]:
     """Sample once and return the denoiser's calls with their timesteps (train units), kept on the CPU.
 
+    The pipeline is left before it decodes: nobody looks at the images.
+
     Args:
         pipe: The pipeline; it is called as it is.
         requests: What to sample.
@@ -302,6 +305,7 @@ def record_calls(
     denoiser = denoiser_of(pipe)
     spec = spec_of(denoiser)
     recorded: list[tuple[float, Call]] = []
+    copied = Copies("cpu")
 
     def record(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         timestep = spec.timestep(denoiser, args, kwargs)
@@ -310,11 +314,16 @@ def record_calls(
         if not wanted(timestep):
             return
         names = _argument_names(denoiser)
-        recorded.append((timestep, on_device({**dict(zip(names, args, strict=False)), **kwargs}, "cpu")))
+        call = {**dict(zip(names, args, strict=False)), **kwargs}
+        recorded.append((timestep, each_tensor(call, copied)))
+
+    def leave(_: Tensor) -> None:
+        raise _Enough
 
     handle = denoiser.register_forward_pre_hook(record, with_kwargs=True)
     try:
-        sample(pipe, requests, sampler)
+        with at_decoding(pipe, leave):
+            sample(pipe, requests, sampler)
     except _Enough:
         pipe.maybe_free_model_hooks()
     finally:
@@ -322,8 +331,26 @@ def record_calls(
     return recorded
 
 
+class Copies:
+    """Copies of tensors on a device. One that comes again unchanged, as a text embedding does at each step, has one."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self._known: MutableMapping[Tensor, tuple[int, Tensor]] = WeakTensorKeyDictionary()
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        """Return the copy."""
+        if tensor.is_inference():  # nothing tells whether it was changed
+            return tensor.to(self.device)
+        version, copy = self._known.get(tensor, (-1, tensor))
+        if version != tensor._version:
+            copy = tensor.to(self.device)
+            self._known[tensor] = tensor._version, copy
+        return copy
+
+
 class _Enough(Exception):  # noqa: N818 (ends a run early, no error)
-    """Leaves the pipeline after its first step."""
+    """Leaves the pipeline after its first step, or its last."""
 
 
 def _argument_names(denoiser: nn.Module) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ the Cholesky factorisation of OBS would fail on it.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
@@ -23,6 +24,8 @@ _Streams: TypeAlias = Tensor | tuple[Tensor | None, ...]
 WHOLE_RUN: frozenset[Statistic] = frozenset({"step_weighted_moment", "importance"})
 #: Statistics of which whole matrices are kept.
 MOMENTS: frozenset[Statistic] = frozenset({"second_moment", "step_weighted_moment"})
+#: Values of a matrix that are converted at once.
+_PART = 2**20
 
 
 @dataclass(frozen=True)
@@ -80,17 +83,27 @@ class SecondMoment:
     def update(self, x: Tensor) -> None:
         """Add a batch of inputs, shape (..., columns)."""
         rows = x.reshape(-1, x.shape[-1]).float()
-        self.products += rows.T @ rows
+        products = rows.T @ rows
+        for part in self._parts():
+            self.products[part] += products[part]
         self.sums += rows.sum(dim=0)
         self.count += len(rows)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the second moment, the mean and the number of rows."""
+        second = torch.empty_like(self.products, dtype=torch.float32)
+        for part in self._parts():
+            second[part] = self.products[part] / self.count
         return {
-            f"{self.name}/second_moment": (self.products / self.count).float(),
+            f"{self.name}/second_moment": second,
             f"{self.name}/mean": (self.sums / self.count).float(),
             f"{self.name}/rows": torch.tensor([float(self.count)]),
         }
+
+    def _parts(self) -> Iterator[slice]:
+        """Yield slices of rows: what is converted whole takes a float64 matrix more, as large as the sum itself."""
+        length = max(1, _PART // len(self.products))
+        yield from (slice(start, start + length) for start in range(0, len(self.products), length))
 
 
 class SquaredNorms:

@@ -113,4 +113,5 @@ ADM_IMAGENET256 = NamedProtocol(
     open=_open,
     classes=_CLASSES,
     size=_SIZE,
+    reads=frozenset({"reference", "inception_weights"}),
 )

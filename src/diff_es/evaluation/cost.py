@@ -71,7 +71,7 @@ def measure_costs(
     """Count multiply-adds and parameters of a pipeline's models, and put measured times beside them.
 
     Args:
-        pipe: A class-conditional pipeline, dense; it is dense again afterwards.
+        pipe: The pipeline, dense; it is dense again afterwards.
         contenders: Name → context in which the pipeline is that model; "dense" must be among them.
         plan: The stages.
         sampler: Steps and guidance.

@@ -75,4 +75,5 @@ FASHION = NamedProtocol(
     classes=_CLASSES,
     size=32,
     caption=caption_of,
+    reads=frozenset(),
 )

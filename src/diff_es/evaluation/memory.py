@@ -16,6 +16,7 @@ import os
 import pkgutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -32,6 +33,7 @@ from diff_es.progress import track
 from diff_es.routing import Router, apply_
 from diff_es.sampling import SamplerConfig, any_requests, sample
 from diff_es.schedule import PruningSchedule
+from diff_es.schedulers import with_recorded_scheduler
 
 #: "dense": as it was. "resident", "stream", "gather": routed in that mode ("stream" on a GPU only: on a CPU there is
 #: nothing to stream from). "stitched": one full pruned model per stage.
@@ -103,6 +105,7 @@ def compare_memory(  # noqa: PLR0913 (facts of the comparison)
     *,
     sampler: SamplerConfig | None = None,
     device: str | None = None,
+    settings: Sequence[Setting] | None = None,
 ) -> dict[Setting, MemoryRecord]:
     """Measure dense, stitched and every memory mode, each in a process of its own, one after the other.
 
@@ -113,6 +116,7 @@ def compare_memory(  # noqa: PLR0913 (facts of the comparison)
         batch_size: Images of the batch that is generated.
         sampler: Its steps and guidance; by default the artefact's, or the bank's steps with the default guidance.
         device: By default the GPU if there is one, else the CPU.
+        settings: Which of them to measure; by default all that the device knows.
 
     Raises:
         InputError: one of the arguments cannot be used.
@@ -122,8 +126,8 @@ def compare_memory(  # noqa: PLR0913 (facts of the comparison)
     steps = source.info.sampler if isinstance(source, Pruned) else SamplerConfig(len(source.plan.timesteps))
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     records: dict[Setting, MemoryRecord] = {}
-    settings = [setting for setting in get_args(Setting) if setting != "stream" or where != "cpu"]
-    for setting in track(settings, "Measuring memory"):
+    known = [setting for setting in get_args(Setting) if setting != "stream" or where != "cpu"]
+    for setting in track(known if settings is None else settings, "Measuring memory"):
         task = MemoryTask(model, setting, str(weights), schedule, sampler or steps, batch_size, where)
         records[setting] = measure_memory(task)
     return records
@@ -168,7 +172,7 @@ def _read_task() -> MemoryTask:
 
 def _measure_here(task: MemoryTask) -> MemoryRecord:
     """Measure in this very process, which must be fresh."""
-    gauge = _CudaGauge() if task.device.startswith("cuda") else ResidentGauge()
+    gauge = _CudaGauge(torch.device(task.device)) if task.device.startswith("cuda") else ResidentGauge()
     tensors_before, before = live_tensor_bytes(), gauge.now()
     pipe = _load(task)
     # Counting collects garbage, so that the gauge sees none.
@@ -189,6 +193,8 @@ def _load(task: MemoryTask) -> Any:
     """Load the pipeline, ready to run."""
     source = open_weights(Path(task.weights))
     pipe = load_pipeline(task.model, source.fingerprint.dtype, task.device)
+    if isinstance(source, Pruned) and source.info.scheduler_config is not None:
+        pipe = with_recorded_scheduler(pipe, source.info.scheduler, source.info.scheduler_config)
     if task.setting == "dense":
         return pipe
     schedule = task.schedule or _own_schedule(source)
@@ -262,18 +268,21 @@ def _covered(spans: list[tuple[int, int]]) -> int:
 
 
 class _CudaGauge:
-    """What torch's CUDA allocator has given out."""
+    """What torch's CUDA allocator has given out on one GPU."""
 
     how = "torch's CUDA allocator, in a process of its own"
 
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
     def now(self) -> int:
-        return torch.cuda.memory_allocated()
+        return torch.cuda.memory_allocated(self.device)
 
     def reset_peak(self) -> None:
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.reset_peak_memory_stats(self.device)
 
     def peak(self) -> int:
-        return torch.cuda.max_memory_allocated()
+        return torch.cuda.max_memory_allocated(self.device)
 
 
 class ResidentGauge:

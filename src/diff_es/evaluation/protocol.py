@@ -88,6 +88,7 @@ class NamedProtocol:
         size: Height and width in pixels that the model must make; None for any.
         caption: What a text-to-image model is asked for in place of a class; None where a protocol with classes is for
             class-conditional models alone.
+        reads: What it takes from `Given`, of the files and networks there.
     """
 
     name: str
@@ -100,12 +101,25 @@ class NamedProtocol:
     classes: int | None = None
     size: int | None = None
     caption: Callable[[int], str] | None = None
+    reads: frozenset[str] = frozenset({"reference", "inception_weights", "prompts", "clip"})
 
     def asked_of(self, pipe: Any, requests: ImageRequests) -> ImageRequests:
         """Return the requests as the pipeline takes them: class labels as captions, where the protocol has some."""
         if isinstance(requests, PromptRequests) or takes_labels(pipe) or self.caption is None:
             return requests
         return PromptRequests(tuple(map(self.caption, requests.labels)), requests.seeds, requests.labels)
+
+    def check_given(self, given: Given) -> None:
+        """Refuse what the protocol would not look at.
+
+        Raises:
+            InputError: something is given in vain.
+        """
+        nothing = Given()
+        for name in ("reference", "inception_weights", "prompts", "clip"):
+            value = getattr(given, name)
+            if value != getattr(nothing, name) and name not in self.reads:
+                raise InputError(f"{name}={value} is nothing that {self.name} reads; leave it out.")
 
     def title(self, images: int, first_seed: int) -> str:
         """Return the name, and what is not as the protocol has it: "adm-imagenet256 (1,000 of 50,000 images)"."""

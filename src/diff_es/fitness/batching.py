@@ -1,6 +1,7 @@
 """How many probes to sample at once: the fewest with which a probe takes hardly longer than in the fastest batch.
 
-Fewer at once take less memory and let a race end sooner, so a larger batch must be worth it.
+Fewer at once take less memory and let a race end sooner, so a larger batch must be worth it. One step tells the time,
+and not the memory: decoding a batch of images may need more. So the choice is tried in a whole run.
 """
 
 from __future__ import annotations
@@ -8,14 +9,15 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from diff_es.calibration import first_step
 from diff_es.denoisers import dense_denoiser_of, on_device
-from diff_es.errors import InputError
+from diff_es.errors import InputError, is_out_of_memory
+from diff_es.fitness.result import run
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,7 +33,7 @@ class BatchChoice:
     """A batch size, and what it was chosen from.
 
     Attributes:
-        batch_size: Probes per run of the pipeline.
+        batch_size: Probes per run of the pipeline; a whole run of as many fits into memory.
         seconds_per_probe: Batch size → seconds that one step of the dense denoiser takes for one probe.
     """
 
@@ -40,7 +42,7 @@ class BatchChoice:
 
 
 def choose_batch_size(pipe: Any, probes: ImageRequests, sampler: SamplerConfig) -> BatchChoice:
-    """Time one step of the dense denoiser at batch sizes of 1, 2, 4, … and all probes.
+    """Time one step of the dense denoiser at batch sizes of 1, 2, 4, … and all probes; try the choice in a whole run.
 
     Args:
         pipe: The dense pipeline.
@@ -53,12 +55,16 @@ def choose_batch_size(pipe: Any, probes: ImageRequests, sampler: SamplerConfig) 
     denoiser = dense_denoiser_of(pipe)
     device = next(denoiser.parameters()).device
 
-    def seconds(size: int) -> float:
+    def batch(size: int) -> ImageRequests:
         batches: list[ImageRequests] = list(probes.batches(size))
-        calls = [on_device(call, device) for call in first_step(pipe, batches[0], sampler)]
+        return batches[0]
+
+    def seconds(size: int) -> float:
+        calls = [on_device(call, device) for call in first_step(pipe, batch(size), sampler)]
         return _seconds(denoiser, calls, device) / size
 
-    return best_of(_sizes(len(probes)), seconds)
+    choice = best_of(_sizes(len(probes)), seconds)
+    return largest_that_runs(choice, lambda size: run(pipe, batch(size), sampler, device=None))
 
 
 def best_of(sizes: Iterator[int], seconds: Callable[[int], float], tolerance: float = 0.05) -> BatchChoice:
@@ -76,15 +82,45 @@ def best_of(sizes: Iterator[int], seconds: Callable[[int], float], tolerance: fl
     for size in sizes:
         try:
             known[size] = seconds(size)
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             if not known:
-                raise InputError(
-                    f"search.batch_size=auto: not even {size} probe fits into the device's memory ({error}); use a "
-                    "smaller dtype, or a smaller size of images."
-                ) from error
+                raise _too_large(size, error) from error
             break
     most = min(known.values()) * (1 + tolerance)
     return BatchChoice(next(size for size, value in known.items() if value <= most), known)
+
+
+def largest_that_runs(choice: BatchChoice, try_out: Callable[[int], object]) -> BatchChoice:
+    """Return the choice, or the next smaller known size that does not run out of memory.
+
+    Args:
+        choice: What the times speak for.
+        try_out: Runs a batch of that size from start to end.
+
+    Raises:
+        InputError: not even the smallest size fits.
+    """
+    sizes = sorted(size for size in choice.seconds_per_probe if size <= choice.batch_size)
+    while True:
+        size = sizes.pop()
+        try:
+            try_out(size)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if not sizes:
+                raise _too_large(size, error) from error
+        else:
+            return replace(choice, batch_size=size)
+
+
+def _too_large(size: int, error: Exception) -> InputError:
+    return InputError(
+        f"search.batch_size=auto: not even {size} probe fits into the device's memory ({error}); use a smaller dtype, "
+        "or a smaller size of images."
+    )
 
 
 def _sizes(count: int) -> Iterator[int]:

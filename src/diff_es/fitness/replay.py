@@ -56,12 +56,15 @@ class ReplayStore:
         return self._outputs.get(key)
 
     def put(self, key: CallKey, output: Any) -> None:
-        """Keep an output."""
-        self._outputs[key] = output
-        self.bytes += output_bytes(output)
-        while self.bytes > self.limit:
+        """Keep a copy of an output, unless it alone takes more than the limit."""
+        size = output_bytes(output)
+        if size > self.limit:
+            return
+        while self.bytes + size > self.limit:
             _, dropped = self._outputs.popitem(last=False)
             self.bytes -= output_bytes(dropped)
+        self._outputs[key] = copy_output(output)
+        self.bytes += size
 
     def rate(self, calls: Sequence[CallKey], fitness: float) -> None:
         """Learn how fit the schedule is that made these calls, and use the outputs of the fittest ones afresh.
@@ -130,7 +133,7 @@ def replayed(
             return copy_output(known)
         count.run += 1
         output = original(*args, **kwargs)
-        store.put(key, copy_output(output))
+        store.put(key, output)
         return output
 
     denoiser.forward = forward

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from diff_es.sampling import ImageRequests, SamplerConfig, sample
+from diff_es.sampling import ImageRequests, SamplerConfig, at_decoding, sample
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,16 +49,18 @@ def run(
         device: Where the result is wanted; None leaves it where the pipeline made it.
     """
     captured: list[Tensor] = []
-    dtype = pipe.vae.dtype
-    with _capture_latents(pipe, captured, decode=decode, device=device):
+
+    def capture(latents: Tensor) -> None:
+        captured.append(_as_denoised(latents.detach().float().to(device), pipe.vae.config))
+        if not decode:
+            raise _Stop
+
+    with at_decoding(pipe, capture):
         try:
             images: Tensor | None = sample(pipe, requests, sampler, device)
         except _Stop:
             pipe.maybe_free_model_hooks()
             images = None
-            # SDXL in half precision makes its VAE a float32 one before decoding, and takes that back afterwards.
-            if pipe.vae.dtype != dtype:
-                pipe.vae.to(dtype)
     return Result(images, captured[0])
 
 
@@ -75,25 +75,3 @@ def _as_denoised(latents: Tensor, config: Any) -> Tensor:
         torch.tensor(config[name], device=latents.device).view(per_channel) for name in ("latents_mean", "latents_std")
     )
     return (latents - mean) * scale / std
-
-
-@contextmanager
-def _capture_latents(pipe: Any, captured: list[Tensor], *, decode: bool, device: str | None) -> Iterator[None]:
-    """Take the latents where every latent pipeline passes them on: the VAE's decode."""
-    vae = pipe.vae
-    before = vars(vae).get("decode")  # a user's own, such as a compiled one
-    original = vae.decode
-
-    def capture(latents: Tensor, *args: Any, **kwargs: Any) -> Any:
-        captured.append(_as_denoised(latents.detach().float().to(device), vae.config))
-        if not decode:
-            raise _Stop
-        return original(latents, *args, **kwargs)
-
-    vae.decode = capture
-    try:
-        yield
-    finally:
-        del vae.decode
-        if before is not None:
-            vae.decode = before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +13,8 @@ import torch
 
 from diff_es.artifacts import claim, list_files
 from diff_es.bank import Bank, BankInfo
-from diff_es.bank.bank import BLOCK_ORDER, FORMAT, level_key, shard_name, write_manifest
+from diff_es.bank.bank import BLOCK_ORDER, FORMAT, STATISTICS, level_key, shard_name, write_manifest
+from diff_es.calibration.store import tensor_names
 from diff_es.denoisers import Layer, dense_denoiser_of, fingerprint
 from diff_es.errors import InputError
 from diff_es.progress import in_bytes, in_time, track
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from diff_es.calibration import CalibrationStats
+    from diff_es.calibration.statistics import Statistic
     from diff_es.stages import StagePlan
 
 
@@ -48,12 +51,12 @@ def build_bank(
             None keeps it in memory.
 
     Raises:
-        InputError: the folder was made with other settings, the statistics are of other stages or lack what the
-            pruner needs, or no damping helps a Hessian.
+        InputError: the folder was made with other settings or of other statistics, the statistics are of other stages
+            or lack what the pruner needs, or no damping helps a Hessian.
     """
     info = _described(pipe, stats, plan, config)
     if folder:
-        claim(folder, info)
+        info = _claimed(folder, info)
     _announce(pipe, config, [stage for stage in range(len(stats.sets)) if _is_missing(folder, stage)])
     stages = track(range(len(stats.sets)), "Pruning stages")
     shards = tuple(prune_stage(pipe, stats, config, stage, folder) for stage in stages)
@@ -71,7 +74,7 @@ def missing_stages(pipe: Any, stats: CalibrationStats, plan: StagePlan, config: 
     Raises:
         InputError: as `build_bank`.
     """
-    claim(folder, _described(pipe, stats, plan, config))
+    _claimed(folder, _described(pipe, stats, plan, config))
     missing = [stage for stage in range(len(stats.sets)) if _is_missing(folder, stage)]
     _announce(pipe, config, missing)
     return missing
@@ -82,7 +85,9 @@ def _described(pipe: Any, stats: CalibrationStats, plan: StagePlan, config: Bank
     if stats.num_stages != plan.num_stages:
         raise InputError(f"The statistics have {stats.num_stages} stages, the plan {plan.num_stages}.")
     denoiser = dense_denoiser_of(pipe)
+    layers = config.layers(denoiser)
     multiple = config.multiple_for(denoiser)
+    digest = _digest(stats, layers, pruners[config.method].needs)
     return BankInfo(
         format=FORMAT,
         fingerprint=fingerprint(denoiser),
@@ -90,14 +95,42 @@ def _described(pipe: Any, stats: CalibrationStats, plan: StagePlan, config: Bank
         depth=pruners[config.method].depth,
         num_levels=config.num_levels,
         plan=plan,
-        layers=tuple(layer.name for layer in config.layers(denoiser)),
+        layers=tuple(layer.name for layer in layers),
         shared=stats.shared,
         settings={
             "damping": config.damping,
             "intercept": config.intercept,
             **({"width_multiple": multiple} if multiple > 1 else {}),
+            **({STATISTICS: digest} if digest else {}),
         },
     )
+
+
+def _digest(stats: CalibrationStats, layers: Sequence[Layer], needs: Sequence[Statistic]) -> str:
+    """Return a sha256 of the statistics that a pruner reads; empty where it reads none, or they are not there.
+
+    Second moments are left out: they are as large as the weights, and no others have the same means and rows.
+    """
+    found = hashlib.sha256()
+    names = [name for name in tensor_names(layers, needs) if not name.endswith("second_moment")] if needs else []
+    for tensors in stats.sets:
+        for name in names:
+            if name not in tensors:
+                return ""
+            found.update(name.encode())
+            found.update(tensors[name].cpu().numpy().tobytes())
+    return found.hexdigest() if names else ""
+
+
+def _claimed(folder: Path, info: BankInfo) -> BankInfo:
+    """Claim the folder and return its description: one begun by an older version does not name its statistics."""
+    try:
+        claim(folder, info)
+    except InputError:
+        unnamed = {name: value for name, value in info.settings.items() if name != STATISTICS}
+        info = replace(info, settings=unnamed)
+        claim(folder, info)
+    return info
 
 
 def _is_missing(folder: Path | None, stage: int) -> bool:

@@ -5,14 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from diff_es.pruning import wanda
-from diff_es.pruning.wanda import removal_order
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import torch
-
-__all__ = ["channel_scores", "head_scores", "removal_order"]
 
 
 def head_scores(weights: Sequence[torch.Tensor], num_heads: int) -> torch.Tensor:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from diff_es.errors import InputError
-from diff_es.pruning.ranking import ascending_order
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,21 +60,6 @@ def channel_scores(weight: torch.Tensor, input_norms: torch.Tensor, num_channels
         )
     rows = _row_scores(weight, input_norms) / weight.shape[1]
     return rows.view(-1, num_channels).mean(dim=0)  # (halves, num_channels) -> (num_channels,)
-
-
-def removal_order(scores: torch.Tensor) -> torch.Tensor:
-    """Order in which groups leave: lowest score first, ties by lowest index.
-
-    Args:
-        scores: One score per group, shape (num_groups,).
-
-    Returns:
-        Group indices, int64, shape (num_groups,), on the CPU.
-
-    Raises:
-        InputError: If a score is NaN or infinite.
-    """
-    return ascending_order(scores)
 
 
 def _row_scores(weight: torch.Tensor, input_norms: torch.Tensor) -> torch.Tensor:

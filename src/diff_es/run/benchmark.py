@@ -86,7 +86,15 @@ def benchmark(  # noqa: PLR0913 (the options of the command)
         )
     taken: dict[str, MemoryRecord] = {}
     if memory:
-        found = compare_memory(name, artefact, None, max(batch_sizes), sampler=info.sampler, device=str(where))
+        found = compare_memory(
+            name,
+            artefact,
+            None,
+            max(batch_sizes),
+            sampler=info.sampler,
+            device=str(where),
+            settings=("dense", "resident"),
+        )
         taken = {DENSE: found["dense"], PRUNED: found["resident"]}
     costs = measure_costs(pipe, contenders, info.plan, info.sampler, latency=times)
     dense, pruned = (replace(costs[own], memory=taken.get(own)) for own in (DENSE, PRUNED))

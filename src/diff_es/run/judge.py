@@ -57,7 +57,7 @@ class JudgeConfig:
         guidance_scale: Classifier-free guidance; None as for `steps`.
         batch_size: Images per call of the pipeline, ≥ 1.
         model: The dense model of an artefact, where it is not the one that the artefact names.
-        dtype: Data type of a dense model ("float32", "float16", "bfloat16"); an artefact has its own.
+        dtype: Data type of a dense model ("float32", "float16", "bfloat16"), None for float32; an artefact has its own.
         device: "auto", "cpu", "cuda", …
     """
 
@@ -72,7 +72,7 @@ class JudgeConfig:
     guidance_scale: float | None = None
     batch_size: int = 16
     model: str | None = None
-    dtype: str = "float32"
+    dtype: str | None = None
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -81,7 +81,7 @@ class JudgeConfig:
                 raise InputError(f"{name}={value} must be at least {least}.")
         if self.guidance_scale is not None and not math.isfinite(self.guidance_scale):
             raise InputError(f"guidance_scale={self.guidance_scale} must be a finite number.")
-        if self.dtype not in _DTYPES:
+        if self.dtype not in {None, *_DTYPES}:
             raise InputError(f"dtype={self.dtype!r} must be one of {', '.join(_DTYPES)}.")
 
 
@@ -159,6 +159,7 @@ def judge(target: str, output: Path, config: JudgeConfig) -> QualityRecord:
     _check_target(target, config)
     device = resolve_device(config.device)
     given = Given(config.reference, config.inception_weights, config.prompts, config.clip, device)
+    protocol.check_given(given)
     requests = protocol.requests(given, count, first_seed)
     opened = protocol.open(given)
     model = _load(target, config, protocol, requests)
@@ -188,13 +189,19 @@ def _check_target(target: str, config: JudgeConfig) -> None:
     """Find out in a moment what would otherwise be found after networks and models were loaded.
 
     Raises:
-        InputError: a run directory, or a dense model without steps and guidance.
+        InputError: a run directory, a dense model without steps and guidance, or an option for the other kind.
     """
     folder = Path(target)
     if (folder / MANIFEST).is_file():
+        if config.dtype is not None:
+            raise InputError(f"dtype={config.dtype!r}, but {target} is an artefact, which has its own; leave it out.")
         return
     if (folder / "pruned" / MANIFEST).is_file():
         raise InputError(f"{target} is a run directory; name its artefact, {folder / 'pruned'}.")
+    if config.model is not None:
+        raise InputError(
+            f"model={config.model!r} is for an artefact, and {target} is a dense model itself; leave one of them out."
+        )
     if config.steps is None or config.guidance_scale is None:
         raise InputError(
             f"{target} is a dense model, for which nothing says how it is sampled: give steps and guidance_scale. "
@@ -208,7 +215,7 @@ def _load(target: str, config: JudgeConfig, protocol: NamedProtocol, requests: I
     if (folder / MANIFEST).is_file():
         return _load_artefact(folder, config, protocol, requests)
     assert config.steps is not None and config.guidance_scale is not None  # _check_target
-    pipe = load_pipeline(target, config.dtype, config.device)
+    pipe = load_pipeline(target, config.dtype or _DTYPES[0], config.device)
     sampler = SamplerConfig(config.steps, config.guidance_scale)
     settings = _settings(pipe, "", sampler, protocol.asked_of(pipe, requests))
     return _Model(pipe, target, sampler, None, settings)
