@@ -22,7 +22,7 @@ from diff_es.execution import Done, ExecutionError, Failed, Patience, RayWorkers
 from diff_es.execution.processes import is_gone
 
 from . import sockets
-from .works import Die, DieOpening, MakeList, Refuse, RefuseToOpen, Square, WhoAmI
+from .works import Die, DieOpening, MakeList, MakeOneBroken, Refuse, RefuseToOpen, Square, UseGpu, WhoAmI
 
 pytestmark = pytest.mark.usefixtures("one_ray")
 
@@ -76,6 +76,18 @@ def test_faults_cost_their_own_task_at_most(tmp_path: Path, capfd: pytest.Captur
     assert capfd.readouterr().out == "", "results go to standard output, and nothing else"
 
 
+def test_a_broken_gpu_costs_no_task(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tasks = [Task(f"use {n}", "use", UseGpu()) for n in range(10)]
+    with RayWorkers(3).start(MakeOneBroken(tmp_path / "gpu"), gpus=False) as workers:
+        workers.wait_open()
+        ended = list(workers.run(tasks))
+        assert [end for end in ended if isinstance(end, Failed)] == []
+        assert sorted(end.task.name for end in ended) == sorted(task.name for task in tasks)
+        assert workers.count == 2
+        workers.wait_open()
+    assert "3 workers died in a row in the same place (last on 127.0.0.1), which is not used any more" in caplog.text
+
+
 def test_an_exception_is_raised_as_it_is_and_the_workers_go_on() -> None:
     with RayWorkers(1).start(MakeList(), gpus=False) as workers:
         with pytest.raises(InputError, match=r"^this cannot be used\.$") as raised:
@@ -101,7 +113,7 @@ def test_a_worker_that_cannot_be_opened_says_why() -> None:
 
 def test_workers_that_die_while_they_are_opened_end_the_run() -> None:
     with (
-        RayWorkers(1, patience=Patience(in_a_row=2)).start(DieOpening(), gpus=False) as workers,
+        RayWorkers(1, patience=Patience(in_a_row=1)).start(DieOpening(), gpus=False) as workers,
         pytest.raises(ExecutionError, match=r"2 workers died one after the other.*out of memory on the device"),
     ):
         list(workers.run(squares(1)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import time
@@ -55,6 +56,35 @@ class Die:
                 self.once.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return "survived"
+
+
+@dataclass(frozen=True)
+class MakeOneBroken:
+    """Makes workers, of which one at a time has a broken GPU: whoever comes in its place has it again.
+
+    Attributes:
+        gpu: A file that stands for the broken GPU; the process that has it locks it.
+    """
+
+    gpu: Path
+
+    def __call__(self) -> list[object]:
+        file = self.gpu.open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return []
+        return [file]
+
+
+@dataclass(frozen=True)
+class UseGpu:
+    """Kills a worker whose GPU is broken, before the others are done."""
+
+    def __call__(self, worker: list[object]) -> None:
+        if worker:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.4)
 
 
 @dataclass(frozen=True)

@@ -25,17 +25,25 @@ class Process:
         pid: Its number.
         node: The machine, by Ray's name.
         errors: The file that its standard error goes to.
+        place: The machine and its GPU, for people.
     """
 
     pid: int
     node: str
     errors: str
+    place: str
 
     @classmethod
-    def own(cls, node: str) -> Process:
-        """Describe this process."""
-        errors = Path(f"/proc/{os.getpid()}/fd/2")
-        return cls(os.getpid(), node, str(errors.readlink()) if errors.exists() else "")
+    def own(cls) -> Process:
+        """Describe this process, a worker of Ray's."""
+        errors, context = Path(f"/proc/{os.getpid()}/fd/2"), ray.get_runtime_context()
+        gpus = "".join(f", GPU {index}" for index in context.get_accelerator_ids().get("GPU", []))
+        return cls(
+            pid=os.getpid(),
+            node=context.get_node_id(),
+            errors=str(errors.readlink()) if errors.exists() else "",
+            place=ray.util.get_node_ip_address() + gpus,
+        )
 
     def last_words(self) -> str:
         """Return the end of what it wrote, where that can be read on this machine; else nothing."""

@@ -43,7 +43,7 @@ class _Host:
         self._worker: Any = None
 
     def process(self) -> Process:
-        return Process.own(ray.get_runtime_context().get_node_id())
+        return Process.own()
 
     def open(self, factory: Callable[[], Any]) -> None:
         self._worker = factory()
@@ -55,9 +55,9 @@ class _Host:
 
 
 class _Slot(Generic[W]):
-    """One worker: starting, being opened, free, busy with a task, or ending."""
+    """One worker: starting, being opened, free, busy with a task, or ending; one that is retired only starts."""
 
-    def __init__(self, factory: Callable[[], W], resources: dict[str, int]) -> None:
+    def __init__(self, factory: Callable[[], W], resources: dict[str, int], *, retired: bool = False) -> None:
         options = {"num_cpus": resources.get("CPU", 0), "num_gpus": resources.get("GPU", 0)}
         host = ray.remote(max_restarts=0, max_task_retries=0, **options)(_Host)
         self._factory = factory
@@ -67,12 +67,17 @@ class _Slot(Generic[W]):
         self.task: Task[W] | None = None
         self.started = time.monotonic()
         self.opened = False
+        self._retired = retired
         self.trails = Trails()
         self.ending: Callable[[], bool] | None = None
 
     @property
     def free(self) -> bool:
         return self.opened and self.call is None and self.ending is None
+
+    @property
+    def place(self) -> str:
+        return self._process.place if self._process else "nowhere yet"
 
     def give(self, task: Task[W]) -> None:
         self.task, self.started = task, time.monotonic()
@@ -100,7 +105,8 @@ class _Slot(Generic[W]):
         if self._process is None:
             # Opened only now: whatever it dies of from here on, its process is known.
             self._process = answer
-            self.call = self._actor.open.remote(self._factory)
+            if not self._retired:
+                self.call = self._actor.open.remote(self._factory)
         else:
             self.opened = True
         return None
@@ -131,13 +137,14 @@ class RayExecutor(Generic[W]):
         """
         self._factory = factory
         self._resources = resources
-        self._ledger = Ledger(patience)
-        self._slots = [self._new_slot() for _ in range(count)]
+        self._ledger = Ledger(patience, count)
+        self._slots = [_Slot(factory, resources) for _ in range(count)]
+        self._retired: set[int] = set()
 
     @property
     def count(self) -> int:
         """Number of workers, those included that are being opened."""
-        return len(self._slots)
+        return len(self._slots) - len(self._retired)
 
     def close(self) -> None:
         """End all workers."""
@@ -151,7 +158,7 @@ class RayExecutor(Generic[W]):
         Raises:
             ExecutionError: they die while they are opened. Their own exceptions are raised as they are.
         """
-        while not all(slot.opened for slot in self._slots):
+        while not all(slot.opened or index in self._retired for index, slot in enumerate(self._slots)):
             self._advance([])
 
     def run(self, tasks: Sequence[Task[W]]) -> Iterator[Ended[W]]:
@@ -169,13 +176,11 @@ class RayExecutor(Generic[W]):
                 if slot.task is not None:
                     slot.end()
 
-    def _new_slot(self) -> _Slot[W]:
-        return _Slot(self._factory, self._resources)
-
     def _hand_out(self, waiting: list[Task[W]]) -> None:
-        for slot in self._slots:
-            if waiting and slot.free:
-                task = choose(waiting, slot.trails, [other.trails for other in self._slots if other is not slot])
+        for index, slot in enumerate(self._slots):
+            fitting = [task for task in waiting if not self._ledger.withheld(task, index)] if slot.free else []
+            if fitting:
+                task = choose(fitting, slot.trails, [other.trails for other in self._slots if other is not slot])
                 waiting.remove(task)
                 slot.give(task)
 
@@ -207,7 +212,7 @@ class RayExecutor(Generic[W]):
             return []
         if end is None:
             return []
-        self._ledger.done(end)
+        self._ledger.done(end, self._slots.index(slot))
         return [end]
 
     def _check_clock(self, slot: _Slot[W], waiting: list[Task[W]]) -> None:
@@ -219,20 +224,32 @@ class RayExecutor(Generic[W]):
             self._bury(slot, waiting, f"It did not end within {limit:.0f} s.")
 
     def _bury(self, slot: _Slot[W], waiting: list[Task[W]], reason: str) -> None:
-        task = slot.task
+        task, place = slot.task, self._slots.index(slot)
         words = slot.end()
         reason = f"{reason} It last wrote: {words}" if words else reason
         logger.warning("A worker died %s: %s", f"of {task.name}" if task else "while it was opened", reason)
-        if self._ledger.died(task, reason) and task is not None:
+        if self._ledger.died(task, place, reason) and task is not None:
             waiting.append(task)
+        if self._ledger.retires(place):
+            self._retired.add(place)
+            logger.warning(
+                "%d workers died in a row in the same place (last on %s), which is not used any more: the run goes on "
+                "with %d. Look at that GPU.",
+                self._ledger.patience.in_place,
+                slot.place,
+                self.count,
+            )
 
     def _replace_ended(self) -> None:
-        """Put new workers in the place of those whose processes are gone."""
+        """Put new workers in the place of those whose processes are gone.
+
+        One in a retired place does nothing but keep the GPU, which Ray would give to the next worker that starts.
+        """
         for index, slot in enumerate(self._slots):
             if slot.ending is None:
                 continue
             if slot.ending():
-                self._slots[index] = self._new_slot()
+                self._slots[index] = _Slot(self._factory, self._resources, retired=index in self._retired)
             elif time.monotonic() - slot.started > _LAST_BREATH:
                 raise ExecutionError(f"A killed worker did not end within {_LAST_BREATH:.0f} s; look for its process.")
 
