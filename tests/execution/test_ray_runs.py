@@ -93,3 +93,7 @@ def test_deaths_and_hangs_change_nothing_but_a_fatal_candidate(
     (warning,) = [record.getMessage() for record in caplog.records if record.name == "diff_es.run.tasks"]
     assert str(poison) in warning
     assert "gets −inf" in warning
+    assert f"1 of {result.evaluated} schedules could not be measured and count as −inf: 1 × " in caplog.text
+    (tmp_path / "run" / "search" / "sensitivity" / "result.json").unlink()
+    again = Session(finished.recipe, tmp_path / "run", stock=finished.folder).search("sensitivity")
+    assert again == finished.result.search, "nobody's fault is kept against a candidate"

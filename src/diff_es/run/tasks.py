@@ -105,7 +105,7 @@ def scored_by(workers: Workers, allocation: str) -> Evaluator:
                 yield tasks[end.task], end.value, end.seconds
                 continue
             logger.warning("%s gets −inf, for its workers died: %s", end.task.name, end.reason)
-            yield tasks[end.task], Outcome(-math.inf), 0.0
+            yield tasks[end.task], Outcome(-math.inf, failure=end.reason), 0.0
 
     return evaluate
 
