@@ -22,7 +22,21 @@ from diff_es.execution import Done, ExecutionError, Failed, Patience, RayWorkers
 from diff_es.execution.processes import is_gone
 
 from . import sockets
-from .works import Die, DieOpening, MakeList, MakeOneBroken, Refuse, RefuseToOpen, Square, UseGpu, WhoAmI
+from .works import (
+    Die,
+    DieOpening,
+    MakeList,
+    MakeOneBroken,
+    RaiseCoded,
+    RaiseLock,
+    Refuse,
+    RefuseToOpen,
+    ReturnLock,
+    ReturnUnreadable,
+    Square,
+    UseGpu,
+    WhoAmI,
+)
 
 pytestmark = pytest.mark.usefixtures("one_ray")
 
@@ -93,6 +107,24 @@ def test_an_exception_is_raised_as_it_is_and_the_workers_go_on() -> None:
         with pytest.raises(InputError, match=r"^this cannot be used\.$") as raised:
             list(workers.run([Task("refused", "square", Refuse())]))
         assert "works.py" in str(raised.value.__cause__), "where it happened in the worker is kept"
+        assert [end.value for end in workers.run(squares(3)) if isinstance(end, Done)] == [9]
+
+
+@pytest.mark.parametrize(
+    ("work", "told"),
+    [
+        (RaiseCoded(), "no weights in /models"),
+        (RaiseLock(), "_thread.lock"),
+        (ReturnUnreadable(), "no number"),
+        (ReturnLock(), "_thread.lock"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_cannot_be_sent_is_an_error_and_no_death(work: Any, told: str, caplog: pytest.LogCaptureFixture) -> None:
+    with RayWorkers(1).start(MakeList(), gpus=False) as workers:
+        with pytest.raises((ExecutionError, TypeError), match=told):
+            list(workers.run([*squares(1), Task("silent", "square", work)]))
+        assert "died" not in caplog.text
         assert [end.value for end in workers.run(squares(3)) if isinstance(end, Done)] == [9]
 
 

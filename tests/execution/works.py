@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,49 @@ class UseGpu:
 class Refuse:
     def __call__(self, done: list[object]) -> None:
         raise InputError("this cannot be used.")
+
+
+class CodedError(Exception):
+    """Cannot be unpickled, as those of some libraries cannot."""
+
+    def __init__(self, message: str, *, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class RaiseCoded:
+    def __call__(self, done: list[object]) -> None:
+        raise CodedError("no weights in /models", code=3)
+
+
+class Unreadable:
+    """Can be pickled and not unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return int, ("no number",)
+
+
+@dataclass(frozen=True)
+class ReturnUnreadable:
+    def __call__(self, done: list[object]) -> object:
+        return Unreadable()
+
+
+@dataclass(frozen=True)
+class ReturnLock:
+    """Returns what cannot be pickled."""
+
+    def __call__(self, done: list[object]) -> object:
+        return threading.Lock()
+
+
+@dataclass(frozen=True)
+class RaiseLock:
+    """Raises what cannot be pickled."""
+
+    def __call__(self, done: list[object]) -> None:
+        raise RuntimeError(threading.Lock())
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,17 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import (
+    ActorUnschedulableError,
+    LocalRayletDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    WorkerCrashedError,
+)
 
 from diff_es.execution.base import Done, Ended, ExecutionError, Task
 from diff_es.execution.ledger import Ledger, Patience
@@ -26,6 +36,17 @@ logger = logging.getLogger(__name__)
 
 W = TypeVar("W")
 
+#: What Ray says where a worker is gone, or cannot be; an answer may go with the machine that it lay on. All its other
+#: errors say that something cannot be sent, which would come again.
+_DEATHS = (
+    RayActorError,
+    WorkerCrashedError,
+    OutOfMemoryError,
+    NodeDiedError,
+    LocalRayletDiedError,
+    ObjectLostError,
+    ActorUnschedulableError,
+)
 #: Seconds between two looks at the clock, and at processes that are to end.
 _POLL, _POLL_ENDING = 1.0, 0.05
 #: Seconds in which a killed process must have ended; one that hangs in a driver may never.
@@ -88,15 +109,13 @@ class _Slot(Generic[W]):
         """Take the answer to the call, and go on to the next state; return the task if one was done.
 
         Raises:
-            RayError: the worker has died; with a cause of its own if only the call has failed.
+            RayError: the worker has died (`_DEATHS`), or only the call has failed.
         """
         task, call = self.task, self.call
         self.task = self.call = None
         try:
             answer = ray.get(call)
-        except RayTaskError:
-            raise
-        except RayError:
+        except _DEATHS:
             self.task = task  # of which it died
             raise
         if task is not None:
@@ -202,14 +221,13 @@ class RayExecutor(Generic[W]):
         """Take what a call has come to."""
         try:
             end = slot.settle()
-        except RayTaskError as error:
-            if not slot.opened:
-                slot.end()
-            # The work's own exception, with the worker's traceback behind it.
-            raise error.cause from error
-        except RayError as error:
+        except _DEATHS as error:
             self._bury(slot, waiting, _cause(error))
             return []
+        except RayError as error:
+            if not slot.opened:
+                slot.end()
+            raise _own(error) from error
         if end is None:
             return []
         self._ledger.done(end, self._slots.index(slot))
@@ -252,6 +270,14 @@ class RayExecutor(Generic[W]):
                 self._slots[index] = _Slot(self._factory, self._resources, retired=index in self._retired)
             elif time.monotonic() - slot.started > _LAST_BREATH:
                 raise ExecutionError(f"A killed worker did not end within {_LAST_BREATH:.0f} s; look for its process.")
+
+
+def _own(error: RayError) -> Exception:
+    """Return the work's own exception; where it could not be sent here, one of ours with the worker's traceback."""
+    if isinstance(error, RayTaskError) and not isinstance(error.cause, RayError):
+        cause: Exception = error.cause
+        return cause
+    return ExecutionError(f"A worker failed with an error or a result that cannot be sent: {error}")
 
 
 def _cause(error: RayError) -> str:
