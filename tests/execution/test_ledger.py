@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -33,15 +34,32 @@ def test_a_task_hangs_at_a_multiple_of_the_median_of_its_kind(seconds: list[floa
     for index, taken in enumerate(seconds):
         account.done(Done(task(f"t{index}"), None, taken), 0)
         account.done(Done(task(f"other {index}", "images"), None, 1e6), 0)
-    assert account.limit("candidate") == max(30.0, 4.0 * statistics.median(seconds), 2 * max(seconds))
+    assert account.limit(task("next")) == max(30.0, 4.0 * statistics.median(seconds), 2 * max(seconds))
 
 
 def test_before_three_are_done_the_limit_is_the_unknown_one() -> None:
     account = Ledger(Patience(unknown=500.0), PLACES)
     for index in range(2):
-        assert account.limit("candidate") == 500.0
+        assert account.limit(task("next")) == 500.0
         account.done(Done(task(f"t{index}"), None, 1.0), 0)
-    assert account.limit("candidate") == 500.0
+    assert account.limit(task("next")) == account.limit(None) == 500.0
+
+
+def test_a_task_that_may_take_hours_has_them_until_it_is_known_better() -> None:
+    account = Ledger(Patience(unknown=500.0, lengthy=9000.0, least=30.0), PLACES)
+    lengthy = replace(task("calibration of stages (0, 1)", "calibration"), lengthy=True)
+    assert account.limit(lengthy) == 9000.0
+    for index in range(3):
+        account.done(Done(replace(lengthy, name=f"t{index}"), None, 40.0), 0)
+    assert account.limit(lengthy) == 400.0
+
+
+def test_patience_of_hours_holds_for_everything() -> None:
+    account = Ledger(Patience.of_hours(2), PLACES)
+    assert {account.limit(None), account.limit(task("t")), account.limit(replace(task("t"), lengthy=True))} == {7200.0}
+    for index in range(3):
+        account.done(Done(task(f"t{index}"), None, 1.0), 0)
+    assert account.limit(task("t")) == 7200.0
 
 
 def test_a_task_is_given_up_at_the_second_death() -> None:
@@ -153,7 +171,15 @@ def test_the_last_place_is_used_to_the_end() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"deaths": 0}, {"factor": 1.0}, {"least": 0.0}, {"unknown": -1.0}, {"in_a_row": 0}, {"in_place": 0}],
+    [
+        {"deaths": 0},
+        {"factor": 1.0},
+        {"least": 0.0},
+        {"unknown": -1.0},
+        {"lengthy": 0.0},
+        {"in_a_row": 0},
+        {"in_place": 0},
+    ],
     ids=str,
 )
 def test_impatience_is_refused(wrong: dict[str, Any]) -> None:

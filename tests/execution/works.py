@@ -85,7 +85,7 @@ class UseGpu:
     def __call__(self, worker: list[object]) -> None:
         if worker:
             os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(0.4)
+        time.sleep(0.2)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,9 @@ class Patience:
         factor: A task hangs when it takes so many times the median of its kind, > 1, …
         least: … and at least so many seconds: a new worker first loads and compiles. And never before twice the longest
             of its kind: where most candidates are replayed or dropped early, a whole one is far from the median.
-        unknown: Seconds after which a task hangs while fewer than three of its kind are done.
+        unknown: Seconds after which a task hangs, or a worker that is opened, while fewer than three of its kind are
+            done, …
+        lengthy: … and for a task that may take hours.
         in_a_row: So many deaths beyond the number of workers, without anything done in between, end the run: a machine
             that is lost takes all its workers at once.
         in_place: After so many deaths in one place, without anything done there in between, it is left, ≥ 1.
@@ -36,6 +38,7 @@ class Patience:
     factor: float = 10.0
     least: float = 60.0
     unknown: float = 3600.0
+    lengthy: float = 86_400.0
     in_a_row: int = 6
     in_place: int = 3
 
@@ -45,11 +48,17 @@ class Patience:
             ("factor", self.factor, self.factor > 1),
             ("least", self.least, self.least > 0),
             ("unknown", self.unknown, self.unknown > 0),
+            ("lengthy", self.lengthy, self.lengthy > 0),
             ("in_a_row", self.in_a_row, self.in_a_row >= 1),
             ("in_place", self.in_place, self.in_place >= 1),
         ):
             if not fine:
                 raise InputError(f"Patience.{name}={value} is out of range.")
+
+    @classmethod
+    def of_hours(cls, hours: float) -> Patience:
+        """Return one with which nothing hangs before so many hours."""
+        return cls(least=hours * 3600, unknown=hours * 3600, lengthy=hours * 3600)
 
 
 @dataclass(frozen=True)
@@ -72,11 +81,11 @@ class Ledger:
         self._in_a_row = 0
         self._in_place: dict[int, int] = defaultdict(int)
 
-    def limit(self, kind: str) -> float:
-        """Return after how many seconds a task of a kind counts as hanging."""
-        known = self._seconds[kind]
+    def limit(self, task: Task[Any] | None) -> float:
+        """Return after how many seconds a task counts as hanging, or with None a worker that is opened."""
+        known = self._seconds[task.kind] if task is not None else ()
         if len(known) < 3:
-            return self.patience.unknown
+            return self.patience.lengthy if task is not None and task.lengthy else self.patience.unknown
         return max(self.patience.least, self.patience.factor * statistics.median(known), 2 * max(known))
 
     def done(self, end: Done[Any], place: int) -> None:

@@ -235,11 +235,11 @@ class RayExecutor(Generic[W]):
 
     def _check_clock(self, slot: _Slot[W], waiting: list[Task[W]]) -> None:
         """End a worker that hangs."""
-        limit = self._ledger.limit(slot.task.kind if slot.task else "")
+        limit = self._ledger.limit(slot.task)
         late = time.monotonic() - slot.started > limit
         # Where this process itself was held up, the answer may be there.
         if late and not ray.wait([slot.call], timeout=0)[0]:
-            self._bury(slot, waiting, f"It did not end within {limit:.0f} s.")
+            self._bury(slot, waiting, f"It did not end within {limit:.0f} s (--worker-patience allows more).")
 
     def _bury(self, slot: _Slot[W], waiting: list[Task[W]], reason: str) -> None:
         task, place = slot.task, self._slots.index(slot)

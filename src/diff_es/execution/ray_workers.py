@@ -27,7 +27,8 @@ class RayWorkers:
             starts Ray on this machine, for this process alone.
         threads: Threads of each worker on a CPU, ≥ 1. Their number moves the last bits of a result, so it does not
             follow from `count`.
-        patience: When a worker hangs, and when a task is given up.
+        patience: When a worker hangs, and when a task is given up; `Patience.of_hours(12)` is what --worker-patience 12
+            means.
     """
 
     count: int = 2
@@ -76,3 +77,30 @@ class RayWorkers:
                 yield executor
             finally:
                 executor.close()
+
+
+def asked_for(
+    workers: int | None, address: str | None, threads: int | None, patience: float | None
+) -> RayWorkers | None:
+    """Return the workers that a command line asks for; None where this process is to do it all.
+
+    Args:
+        workers: Their number; None or 1 without an address means this process.
+        address: A running cluster, as for `RayWorkers`.
+        threads: Threads of each.
+        patience: Hours before which no task counts as hanging.
+
+    Raises:
+        InputError: a value that cannot be used, one for workers where none are asked for, or Ray is missing.
+    """
+    if workers in {None, 1} and address is None:
+        for option, value in (("worker_threads", threads), ("worker_patience", patience)):
+            if value is not None:
+                raise InputError(f"{option}={value:g} is for workers, and there are none; give --workers too.")
+        return None
+    if patience is not None and not patience > 0:
+        raise InputError(f"worker_patience={patience:g} must be more than 0 hours.")
+    kept = Patience() if patience is None else Patience.of_hours(patience)
+    crew = RayWorkers(1 if workers is None else workers, address or "", 1 if threads is None else threads, kept)
+    crew.check()
+    return crew

@@ -76,20 +76,22 @@ def calibrate_stages(workers: Workers, stages: Sequence[int | None]) -> None:
     """Collect statistics of stages, as many together as there are for each worker: one sampling run fills them all."""
     size = max(1, math.ceil(len(stages) / workers.count))
     parts = [tuple(stages[first : first + size]) for first in range(0, len(stages), size)]
-    tasks = [Task(f"calibration of stages {part}", "calibration", CalibrateStages(part)) for part in parts]
+    tasks = [
+        Task(f"calibration of stages {part}", "calibration", CalibrateStages(part), lengthy=True) for part in parts
+    ]
     _all_done(workers, tasks, "Calibrating")
 
 
 def prune_stages(workers: Workers, stages: Sequence[int]) -> None:
     """Compute stages of the bank."""
-    tasks = [Task(f"pruning of stage {stage}", "pruning", PruneStage(stage)) for stage in stages]
+    tasks = [Task(f"pruning of stage {stage}", "pruning", PruneStage(stage), lengthy=True) for stage in stages]
     _all_done(workers, tasks, "Pruning stages")
 
 
 def make_images(workers: Workers, wanted: Sequence[tuple[Contestant, str, int]]) -> None:
     """Sample files of images, each given by its contestant, folder name and number."""
     tasks = [
-        Task(f"images {index} of {slug}", "images", MakeImages(replace(entry, bank=None), slug, index))
+        Task(f"images {index} of {slug}", "images", MakeImages(replace(entry, bank=None), slug, index), lengthy=True)
         for entry, slug, index in wanted
     ]
     _all_done(workers, tasks, "Generating images")
