@@ -118,6 +118,16 @@ def test_only_deaths_in_a_row_end_the_run(events: list[str]) -> None:
         account.died(dying, index % 3, "signal 9")
 
 
+def test_the_tasks_of_a_run_that_is_over_are_forgotten() -> None:
+    account = ledger()
+    for place in range(2):
+        account.died(task("poison"), place, "signal 9")
+    account.died(task("unlucky"), 0, "signal 9")
+    account.forget()
+    assert account.verdicts(final=True) == []
+    assert not account.withheld(task("unlucky"), 0)
+
+
 def test_a_task_is_not_guilty_of_two_deaths_in_one_place() -> None:
     account = ledger()
     assert account.died(task("unlucky"), 1, "signal 9")

@@ -139,6 +139,13 @@ def test_results_of_a_run_that_was_left_do_not_come_later() -> None:
         assert [end.task.name for end in workers.run(squares(3))] == ["square 3"]
 
 
+def test_a_verdict_of_a_run_that_failed_does_not_come_later() -> None:
+    with RayWorkers(1).start(MakeList(), gpus=False) as workers:
+        with pytest.raises(ExecutionError, match="nothing was ever done"):
+            list(workers.run([Task("poison", "square", Die())]))
+        assert [end.task.name for end in workers.run(squares(3))] == ["square 3"]
+
+
 def test_a_worker_that_cannot_be_opened_says_why() -> None:
     with RayWorkers(1).start(RefuseToOpen(), gpus=False) as workers:
         for _ in range(2):

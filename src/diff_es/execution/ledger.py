@@ -146,6 +146,11 @@ class Ledger:
         """Enter that something can be done there again."""
         self._usable.add(place)
 
+    def forget(self) -> None:
+        """Forget the tasks of a run that is over, however it ended; what is known of kinds and places stays."""
+        self._deaths.clear()
+        self._given_up.clear()
+
     def verdicts(self, *, final: bool = False) -> list[Failed[Any]]:
         """Return the tasks that were given up since the last call.
 

@@ -190,6 +190,7 @@ class RayExecutor(Generic[W]):
                 yield from self._ledger.verdicts()
             yield from self._ledger.verdicts(final=True)
         finally:
+            self._ledger.forget()
             # Whoever stops listening half-way must not get these results for those of later tasks.
             for slot in self._slots:
                 if slot.task is not None:
