@@ -23,6 +23,7 @@ from diff_es.execution.processes import is_gone
 
 from . import sockets
 from .works import (
+    Crash,
     Die,
     DieOpening,
     MakeList,
@@ -159,6 +160,16 @@ def test_workers_that_die_while_they_are_opened_end_the_run() -> None:
         pytest.raises(ExecutionError, match=r"2 workers died one after the other.*out of memory on the device"),
     ):
         list(workers.run(squares(1)))
+
+
+def test_a_crash_says_where() -> None:
+    with RayWorkers(1).start(MakeList(), gpus=False) as workers:
+        (failed,) = [
+            end for end in workers.run([*squares(1), Task("crash", "square", Crash())]) if isinstance(end, Failed)
+        ]
+    assert "Fatal Python error: Segmentation fault / Current thread" in failed.reason
+    assert "works.py" in failed.reason
+    assert "Extension modules" not in failed.reason
 
 
 def test_a_stopped_process_is_ended_too() -> None:

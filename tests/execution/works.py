@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import signal
@@ -86,6 +87,17 @@ class UseGpu:
         if worker:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(0.2)
+
+
+@dataclass(frozen=True)
+class Crash:
+    """Reads memory that is not there, with other threads around and many modules loaded."""
+
+    def __call__(self, done: list[object]) -> None:
+        os.write(2, b"a long way\n" * 20_000)
+        for _ in range(3):
+            threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+        ctypes.string_at(0)
 
 
 @dataclass(frozen=True)

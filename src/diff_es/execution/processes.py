@@ -13,8 +13,10 @@ from pathlib import Path
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-#: Characters of its output that are kept of a worker that died.
-_TAIL = 600
+#: Characters that are kept of what a dead worker wrote, and bytes at the end of the file that they are looked for in.
+_WORDS, _END = 600, 2**16
+#: Lines with a colon in front are Ray's own marks; faulthandler ends with a list of hundreds of modules.
+_NOISE = (":", "Extension modules:")
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,10 @@ class Process:
         path = Path(self.errors)
         if not self.errors or not path.is_file():
             return ""
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        # Lines with a colon in front are Ray's own marks.
-        return " / ".join(line for line in lines if line and not line.startswith(":"))[-_TAIL:]
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _END))
+            text = file.read().decode(errors="replace")
+        return _telling([line.strip() for line in text.splitlines() if line and not line.startswith(_NOISE)])
 
     def kill(self, here: str) -> Callable[[], bool]:
         """Kill it, and return what says whether it is gone.
@@ -70,6 +73,17 @@ class Process:
         # An error is an answer too: the whole machine is gone.
         call = look.remote(self.pid)
         return lambda: bool(ray.wait([call], timeout=0)[0])
+
+
+def _telling(lines: list[str]) -> str:
+    """Return the part of an output that tells most: the stack of a crash from its innermost frame on, else the end."""
+    crashes = [index for index, line in enumerate(lines) if line.startswith("Fatal Python error")]
+    if not crashes:
+        return " / ".join(lines)[-_WORDS:]
+    crash, *dump = lines[crashes[-1] :]
+    # Those of other threads may come first.
+    own = next((index for index, line in enumerate(dump) if line.startswith("Current thread")), 0)
+    return " / ".join([crash, *dump[own:]])[:_WORDS]
 
 
 def is_gone(pid: int) -> bool:
