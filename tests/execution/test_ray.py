@@ -172,6 +172,38 @@ def test_a_crash_says_where() -> None:
     assert "Extension modules" not in failed.reason
 
 
+@ray.remote(num_cpus=3)
+class Neighbour:
+    """Somebody else's work on the same cluster."""
+
+    def there(self) -> bool:
+        return True
+
+
+def test_a_busy_cluster_is_waited_for(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr("diff_es.execution.ray_actors._WORTH_SAYING", 1.0)
+    neighbour = Neighbour.remote()
+    ray.get(neighbour.there.remote())
+    with RayWorkers(2, patience=Patience(unknown=3.0)).start(MakeList(), gpus=False) as workers:
+        ended = list(workers.run(squares(*range(1, 8), seconds=0.7)))
+        assert [end for end in ended if isinstance(end, Failed)] == []
+        assert "Waiting for Ray to give 1 more CPU to workers; it has 4, 0 of them free." in caplog.text
+        ray.kill(neighbour)
+        workers.wait_open()
+    assert "died" not in caplog.text
+
+
+def test_a_cluster_that_has_lost_its_machines_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diff_es.execution.ray_actors._WORTH_SAYING", 1.0)
+    neighbour = Neighbour.options(num_cpus=4).remote()
+    ray.get(neighbour.there.remote())
+    with RayWorkers(1).start(MakeList(), gpus=False) as workers:
+        monkeypatch.setattr(ray, "cluster_resources", dict)
+        with pytest.raises(ExecutionError, match="No worker is left, and Ray has 0 × CPU"):
+            list(workers.run(squares(1)))
+    ray.kill(neighbour)
+
+
 def test_a_stopped_process_is_ended_too() -> None:
     """A process that is stopped does not hear Ray."""
     with RayWorkers(1, patience=Patience(least=1.0)).start(MakeList(), gpus=False) as workers:

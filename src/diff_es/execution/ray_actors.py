@@ -49,6 +49,8 @@ _DEATHS = (
 )
 #: Seconds between two looks at the clock, and at processes that are to end.
 _POLL, _POLL_ENDING = 1.0, 0.05
+#: Seconds after which it is said that Ray has nothing to give to a worker.
+_WORTH_SAYING = 30.0
 #: Seconds in which a killed process must have ended; one that hangs in a driver may never.
 _LAST_BREATH = 60.0
 
@@ -88,13 +90,19 @@ class _Slot(Generic[W]):
         self.task: Task[W] | None = None
         self.started = time.monotonic()
         self.opened = False
-        self._retired = retired
+        self.stuck = False
+        self.retired = retired
         self.trails = Trails()
         self.ending: Callable[[], bool] | None = None
 
     @property
     def free(self) -> bool:
         return self.opened and self.call is None and self.ending is None
+
+    @property
+    def placed(self) -> bool:
+        """Whether Ray has given it what it needs, and its process has answered."""
+        return self._process is not None
 
     @property
     def place(self) -> str:
@@ -124,7 +132,8 @@ class _Slot(Generic[W]):
         if self._process is None:
             # Opened only now: whatever it dies of from here on, its process is known.
             self._process = answer
-            if not self._retired:
+            self.started = time.monotonic()
+            if not self.retired:
                 self.call = self._actor.open.remote(self._factory)
         else:
             self.opened = True
@@ -215,7 +224,9 @@ class RayExecutor(Generic[W]):
         ready, _ = ray.wait(list(calls), num_returns=1, timeout=pause)
         done = [end for call in ready for end in self._settle(calls[call], waiting)]
         for slot in set(calls.values()) - {calls[call] for call in ready}:
-            self._check_clock(slot, waiting)
+            if slot.placed:
+                self._check_clock(slot, waiting)
+        self._check_places()
         return done
 
     def _settle(self, slot: _Slot[W], waiting: list[Task[W]]) -> list[Done[W]]:
@@ -229,9 +240,12 @@ class RayExecutor(Generic[W]):
             if not slot.opened:
                 slot.end()
             raise _own(error) from error
+        place = self._slots.index(slot)
         if end is None:
+            if not slot.retired:
+                self._ledger.enter(place)
             return []
-        self._ledger.done(end, self._slots.index(slot))
+        self._ledger.done(end, place)
         return [end]
 
     def _check_clock(self, slot: _Slot[W], waiting: list[Task[W]]) -> None:
@@ -241,6 +255,31 @@ class RayExecutor(Generic[W]):
         # Where this process itself was held up, the answer may be there.
         if late and not ray.wait([slot.call], timeout=0)[0]:
             self._bury(slot, waiting, f"It did not end within {limit:.0f} s (--worker-patience allows more).")
+
+    def _check_places(self) -> None:
+        """Say what workers wait for where Ray has nothing to give: others use it, or a machine was lost.
+
+        Raises:
+            ExecutionError: no worker is left, and Ray has nothing that one of them could have.
+        """
+        wanting = [slot for slot in self._slots if not slot.placed and slot.ending is None and not slot.retired]
+        late = [slot for slot in wanting if time.monotonic() - slot.started > _WORTH_SAYING]
+        if all(slot.stuck for slot in late):
+            return
+        for slot in late:
+            slot.stuck = True
+            self._ledger.leave(self._slots.index(slot))
+        ((resource, each),) = self._resources.items()
+        there, free = (int(known.get(resource, 0)) for known in (ray.cluster_resources(), ray.available_resources()))
+        if len(late) == self.count and there < each:
+            raise ExecutionError(f"No worker is left, and Ray has {there} × {resource}: its machines were lost.")
+        logger.warning(
+            "Waiting for Ray to give %d more %s to workers; it has %d, %d of them free.",
+            each * len(late),
+            resource,
+            there,
+            free,
+        )
 
     def _bury(self, slot: _Slot[W], waiting: list[Task[W]], reason: str) -> None:
         task, place = slot.task, self._slots.index(slot)
