@@ -11,7 +11,9 @@ import pytest
 
 pytest.importorskip("ray")
 
+from diff_es.errors import InputError
 from diff_es.execution import Patience, RayWorkers
+from diff_es.metrics import metrics
 from diff_es.run import Session, compress
 from diff_es.run.workers import OpenSession
 from diff_es.schedule import Levels
@@ -55,6 +57,28 @@ def test_a_race_does_not_depend_on_the_workers(finished: Finished, tmp_path: Pat
         assert there.search("sensitivity") == expected
     assert journal(tmp_path / "there") == journal(tmp_path / "here")
     assert '"dropped":true' in (tmp_path / "there" / "search" / "sensitivity" / "journal.jsonl").read_text()
+
+
+_METRIC = """
+from diff_es import register_metric
+
+register_metric("mine", lambda a, b: (a - b).flatten(1).abs().mean(1), higher_is_better=False, needs="latents")
+"""
+
+
+def test_what_is_registered_only_here_is_an_error_when_workers_open(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(metrics._entries, "mine", metrics["latent_mse"])
+    recipe = finished.recipe.changed({"search": {"metric": "mine"}})
+    with pytest.raises(InputError, match=r"In a worker: Unknown metric 'mine'.*imports=\(\"your_module\",\)"):
+        compress(recipe, tmp_path / "run", workers=RayWorkers(1))
+    assert not list((tmp_path / "run").rglob("*.safetensors")), "nothing was computed"
+    (tmp_path / "my_metrics.py").write_text(_METRIC)
+    monkeypatch.syspath_prepend(tmp_path)
+    session = Session(recipe, tmp_path / "other")
+    with RayWorkers(1, imports=("my_metrics",)).start(opens(session), gpus=False) as workers:
+        workers.wait_open()
 
 
 def search(finished: Finished, folder: Path, patience: Patience, **faults: Any) -> SearchResult:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from diff_es.errors import InputError
 from diff_es.execution.ledger import Patience
@@ -15,6 +16,19 @@ if TYPE_CHECKING:
     from diff_es.execution.ray_actors import RayExecutor
 
 W = TypeVar("W")
+
+
+@dataclass(frozen=True)
+class _Importing(Generic[W]):
+    """A factory that first imports what it needs."""
+
+    modules: tuple[str, ...]
+    factory: Callable[[], W]
+
+    def __call__(self) -> W:
+        for name in self.modules:
+            import_module(name)
+        return self.factory()
 
 
 @dataclass(frozen=True)
@@ -29,12 +43,14 @@ class RayWorkers:
             follow from `count`.
         patience: When a worker hangs, and when a task is given up; `Patience.of_hours(12)` is what --worker-patience 12
             means.
+        imports: Modules that each worker imports before it opens, such as one that registers a metric.
     """
 
     count: int = 2
     address: str = ""
     threads: int = 1
     patience: Patience = field(default_factory=Patience)
+    imports: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, value in (("workers", self.count), ("worker_threads", self.threads)):
@@ -72,7 +88,8 @@ class RayWorkers:
         resource, each = ("GPU", 1) if gpus else ("CPU", self.threads)
         with connected(self.address, cpus=self.count * self.threads, gpus=gpus):
             check_resources(resource, each, self.count)
-            executor = RayExecutor(factory, self.count, {resource: each}, self.patience)
+            opens = _Importing(self.imports, factory)
+            executor = RayExecutor(opens, self.count, {resource: each}, self.patience)
             try:
                 yield executor
             finally:
