@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,12 @@ def test_what_is_registered_only_here_is_an_error_when_workers_open(
     session = Session(recipe, tmp_path / "other")
     with RayWorkers(1, imports=("my_metrics",)).start(opens(session), gpus=False) as workers:
         workers.wait_open()
+
+
+def test_a_machine_without_the_current_directory_says_so(finished: Finished, tmp_path: Path) -> None:
+    away = replace(opens(Session(finished.recipe, tmp_path / "run")), current=tmp_path / "away")
+    with pytest.raises(InputError, match=r"In a worker on .*away, from which .*\(No such file"):
+        away()
 
 
 def search(finished: Finished, folder: Path, patience: Patience, **faults: Any) -> SearchResult:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -76,9 +77,10 @@ class OpenSession:
         """Open it; changes the current directory and the threads of the process that is the worker's own.
 
         Raises:
-            InputError: the recipe names what was registered in the process that began the run, and is not known here.
+            InputError: the recipe names what was registered in the process that began the run, and is not known here;
+                or this machine has no such current directory.
         """
-        os.chdir(self.current)
+        self._enter_current()
         torch.set_num_threads(self.threads)
         session = self.session()
         with _known_here():
@@ -87,6 +89,15 @@ class OpenSession:
         with _known_here():
             denoiser_of(pipe)
         return SessionWorker(session, Bench(pipe, session.sampler, None))
+
+    def _enter_current(self) -> None:
+        try:
+            os.chdir(self.current)
+        except OSError as error:
+            raise InputError(
+                f"In a worker on {platform.node()}: the folder {self.current}, from which relative paths are meant, "
+                f"cannot be entered ({error.strerror}). Start the run in a folder that all machines have."
+            ) from error
 
     def session(self) -> Session:
         """Open the run."""
