@@ -194,6 +194,7 @@ class Session:
         folder, config = self.stock / "calibration", self.calibration_config
         if self.workers is not None:
             calibrate_stages(self.workers, collect.missing_stages(self.pipe, self.source, config, folder))
+            remove_leftovers(folder)  # of workers that died
         return calibrate(self.pipe, self.source, config, folder)
 
     def calibrate_stages(self, stages: Sequence[int | None]) -> None:
