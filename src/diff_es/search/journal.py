@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 FORMAT = "diff-es search journal"
 VERSION = 2
+#: What the fingerprint of a run's searches is made of.
+FINGERPRINTED = "model, bank, allocation, sampler, scheduler, probes and their prompts, batch size, metric and seed"
 _CHECKSUM = re.compile(rb',"crc32":"([0-9a-f]{8})"\}$')
 
 
@@ -64,8 +66,8 @@ class JournalHeader:
     """What the fitness values and the way of the search depend on.
 
     Attributes:
-        fingerprint: Everything behind the fitness (model, bank, allocation, probes, metric, versions), as the caller
-            condenses it.
+        fingerprint: What else is behind the fitness, as the caller condenses it (`FINGERPRINTED`); no versions: a run
+            can be resumed after an upgrade.
         space: The searched space.
         config: The settings of the algorithm (a dataclass of plain values).
         starts: The schedules that the user gave to start from.
@@ -243,9 +245,11 @@ class Journal:
         _check_format(self.path, found)
         differences = list(_differences(found, self.header.as_json(), ""))
         if differences:
+            other = found.get("fingerprint") != self.header.fingerprint
+            condensed = f"The fingerprint stands for {FINGERPRINTED}. " if other else ""
             raise ArtifactError(
                 f"{self.path} belongs to another search: {'; '.join(differences)}. "
-                "Resume with the settings of that search, or choose another folder."
+                f"{condensed}Resume with the settings of that search, or choose another folder."
             )
 
     def _read_entries(self, header: bytes, lines: Sequence[bytes]) -> None:
