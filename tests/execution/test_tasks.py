@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diff_es.execution import Done, Task
+import pytest
+
+from diff_es.artifacts import held
+from diff_es.execution import Done, ExecutionError, RayWorkers, Task
 from diff_es.recipe import Recipe
-from diff_es.run import Session
+from diff_es.run import Session, compress
 from diff_es.run.measure import DENSE, Contestant
 from diff_es.run.tasks import calibrate_stages, make_images, prune_stages, scored_by
 from diff_es.search import Candidate, Outcome, Trial
-from run.tiny_run import tiny_settings
+from run.tiny_run import saved_model, tiny_recipe, tiny_settings
 from support import tiny_pipe
 
 
@@ -48,6 +53,37 @@ def test_what_dead_workers_were_writing_is_removed(tmp_path: Path) -> None:
         made()
         assert session.workers.tasks
         assert not list((tmp_path / folder).glob(".*.tmp"))
+
+
+class Refusing(Noting):
+    def run(self, tasks: Sequence[Task[Any]]) -> Iterator[Done[Any]]:
+        raise ExecutionError("every worker died")
+
+
+@dataclass(frozen=True)
+class Watched(RayWorkers):
+    """Workers that note whether the run still holds its folder when they end."""
+
+    folder: Path = Path()
+    held: list[bool] = field(default_factory=list)
+
+    @contextmanager
+    def start(self, factory: object, *, gpus: bool) -> Iterator[Any]:
+        try:
+            yield Refusing()
+        finally:
+            with held(self.folder / ".lock") as free:
+                self.held.append(not free)
+
+
+def test_workers_end_before_the_folder_is_given_up(tmp_path: Path) -> None:
+    workers = Watched(folder=tmp_path / "run")
+    recipe = tiny_recipe(saved_model(tmp_path))
+    with pytest.raises(ExecutionError, match="every worker died"):
+        compress(recipe, tmp_path / "run", workers=workers)
+    assert workers.held == [True]
+    with held(tmp_path / "run" / ".lock") as free:
+        assert free
 
 
 def test_all_but_candidates_may_take_hours() -> None:

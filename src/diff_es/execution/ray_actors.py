@@ -51,8 +51,10 @@ _DEATHS = (
 _POLL, _POLL_ENDING = 1.0, 0.05
 #: Seconds after which it is said that Ray has nothing to give to a worker.
 _WORTH_SAYING = 30.0
-#: Seconds in which a killed process must have ended; one that hangs in a driver may never.
+#: Seconds in which a killed process must have ended for another to start; one that hangs in a driver may never.
 _LAST_BREATH = 60.0
+#: Seconds for which it is waited for at the end, when nobody comes after it.
+_LAST_WISH = 10.0
 
 
 class _Host:
@@ -175,9 +177,12 @@ class RayExecutor(Generic[W]):
         return len(self._slots) - len(self._retired)
 
     def close(self) -> None:
-        """End all workers."""
+        """End all workers; those that do not end in time are left."""
         for slot in self._slots:
             slot.end()
+        patience = time.monotonic() + _LAST_WISH
+        while time.monotonic() < patience and not all(slot.ending() for slot in self._slots if slot.ending):
+            time.sleep(_POLL_ENDING)
         self._slots = []
 
     def wait_open(self) -> None:
