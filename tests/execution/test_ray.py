@@ -19,7 +19,8 @@ from ray._private import worker as ray_driver
 
 from diff_es.errors import InputError
 from diff_es.execution import Done, ExecutionError, Failed, Patience, RayWorkers, Task
-from diff_es.execution.processes import is_gone
+from diff_es.execution.processes import Process, is_gone
+from diff_es.execution.ray_cluster import _own_handlers
 
 from . import sockets
 from .works import (
@@ -236,6 +237,20 @@ def test_ray_is_left_as_it_was() -> None:
         assert signal.getsignal(signal.SIGTERM) is before
     assert ray.is_initialized()
     assert ray_driver.print_to_stdstream.__module__ == "diff_es.execution.ray_cluster"
+
+
+def test_a_handler_of_another_language_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)
+    with _own_handlers():
+        pass
+
+
+def test_a_process_of_another_user_is_left_to_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refuse)
+    assert not Process(os.getpid(), "here", "", "").kill("here")(), "it is seen to live on"
 
 
 _PROGRAM = """

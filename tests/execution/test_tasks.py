@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from diff_es.artifacts import held
-from diff_es.execution import Done, ExecutionError, RayWorkers, Task
+from diff_es.execution import Done, ExecutionError, Failed, RayWorkers, Task
 from diff_es.recipe import Recipe
 from diff_es.run import Session, compress
 from diff_es.run.measure import DENSE, Contestant
@@ -84,6 +84,20 @@ def test_workers_end_before_the_folder_is_given_up(tmp_path: Path) -> None:
     assert workers.held == [True]
     with held(tmp_path / "run" / ".lock") as free:
         assert free
+
+
+@dataclass(frozen=True)
+class Failing(Noting):
+    reason: str
+
+    def run(self, tasks: Sequence[Task[Any]]) -> Iterator[Failed[Any]]:
+        return (Failed(task, self.reason) for task in tasks)
+
+
+@pytest.mark.parametrize("reason", ["signal 9", "It did not end."])
+def test_a_task_that_is_needed_ends_the_run_with_whole_sentences(reason: str) -> None:
+    with pytest.raises(ExecutionError, match=rf"died of it: {reason.rstrip('.')}\. Resume the run"):
+        prune_stages(Failing(reason), [0])
 
 
 def test_all_but_candidates_may_take_hours() -> None:

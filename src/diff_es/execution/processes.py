@@ -64,8 +64,8 @@ class Process:
             here: The machine that asks.
         """
         if self.node == here:
-            # Ray asks a process to end, and one that is stopped does not listen.
-            with suppress(ProcessLookupError):
+            # Ray asks a process to end, and one that is stopped does not listen. A cluster may run as another user.
+            with suppress(ProcessLookupError, PermissionError):
                 os.kill(self.pid, signal.SIGKILL)
             return lambda: is_gone(self.pid)
         there = NodeAffinitySchedulingStrategy(self.node, soft=False)

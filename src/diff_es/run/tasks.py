@@ -127,4 +127,5 @@ def _all_done(workers: Workers, tasks: Sequence[Task[SessionWorker]], descriptio
     """
     for end in track(workers.run(tasks), description, total=len(tasks)):
         if isinstance(end, Failed):
-            raise ExecutionError(f"{end.task.name}: the workers died of it: {end.reason} Resume the run to try again.")
+            reason = end.reason.rstrip(".")
+            raise ExecutionError(f"{end.task.name}: the workers died of it: {reason}. Resume the run to try again.")
