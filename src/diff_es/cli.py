@@ -53,12 +53,15 @@ def run(  # noqa: PLR0913, PLR0917 (each is an option of the command)
         list[str] | None, typer.Option("--set", help="Any other key in place of the recipe's: search.sparsity=0.4.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
-    workers: Annotated[int, typer.Option(help="Worker processes (Ray), one per GPU; 1 means this process.")] = 1,
+    workers: Annotated[int | None, typer.Option(help="Worker processes (Ray), one per GPU; 1: this process.")] = None,
     worker_threads: Annotated[
-        int | None, typer.Option(help="Threads of each worker on a CPU, 1 by default; they move last bits.")
+        int | None, typer.Option(help="Threads of each worker on a CPU, by default 1; they move last bits.")
     ] = None,
     ray_address: Annotated[
         str | None, typer.Option(help="A running Ray cluster for the workers: auto, or host:port of its head.")
+    ] = None,
+    worker_patience: Annotated[
+        float | None, typer.Option(help="Hours before which no task of a worker counts as hanging.")
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the recipe, estimate time, memory and disk, stop.")
@@ -74,27 +77,24 @@ def run(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     On four GPUs: diff-es run balanced --model MODEL --workers 4 --output runs/balanced
     """
     from diff_es import views
-    from diff_es.execution import RayWorkers
+    from diff_es.execution import asked_for
     from diff_es.recipe import Recipe, setting
     from diff_es.run import Session, compress, estimate
 
     named = {name: value for name, value in (("model", model), ("prompts", prompts)) if value is not None}
     parsed = Recipe.read(_shipped(recipe), {**named, **dict(setting(text) for text in changes or [])})
-    alone = workers == 1 and ray_address is None
-    if alone and worker_threads is not None:
-        raise InputError(
-            f"--worker-threads={worker_threads}, but there are no workers: give --workers or --ray-address, or set "
-            "OMP_NUM_THREADS for this process."
-        )
-    crew = RayWorkers(workers, ray_address or "", 1 if worker_threads is None else worker_threads)
+    crew = asked_for(workers, ray_address, worker_threads, worker_patience)
     if dry_run:
         predicted = estimate(Session(parsed, output))
         _show(as_json, views.estimate_json(predicted), lambda: views.estimate_table(predicted))
         return
-    given = [*(f"--{name}={value}" for name, value in named.items()), *(f"--set={text}" for text in changes or [])]
+    shared = {"workers": workers, "worker-threads": worker_threads, "worker-patience": worker_patience}
+    options = {**named, **shared, "ray-address": ray_address}
+    given = [f"--{name}={value}" for name, value in options.items() if value is not None]
+    given += [f"--set={text}" for text in changes or []]
     command = shlex.join(["diff-es", "run", str(recipe), "--output", str(output), *given, *["--resume"] * resume])
     with _told():
-        result = compress(parsed, output, resume=resume, command=command, workers=None if alone else crew)
+        result = compress(parsed, output, resume=resume, command=command, workers=crew)
     _show(as_json, views.run_json(result), lambda: views.run_table(result))
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
 
 from bad_input.lab import Lab
@@ -54,16 +52,17 @@ def _(lab: Lab) -> object:
     "ray_address='127.0.0.1:1': no Ray cluster answers (…Connection refused).",
 )
 def _(lab: Lab) -> None:
-    _needs_ray()
-    lab.refused_with(RayWorkers(2, "127.0.0.1:1"))
+    _refused_away_from_any_cluster(lab, "127.0.0.1:1")
 
 
 @case("workers: an address that is none", REFUSED, "ray_address='nowhere': no Ray cluster answers (…).")
 def _(lab: Lab) -> None:
-    _needs_ray()
-    lab.refused_with(RayWorkers(2, "nowhere"))
+    _refused_away_from_any_cluster(lab, "nowhere")
 
 
-def _needs_ray() -> None:
-    if importlib.util.find_spec("ray") is None:
-        pytest.skip("needs ray")
+def _refused_away_from_any_cluster(lab: Lab, address: str) -> None:
+    pytest.importorskip("ray")
+    with pytest.MonkeyPatch.context() as patch:
+        # Other tests of this process may have started one, and who is connected stays so.
+        patch.setattr("ray.is_initialized", lambda: False)
+        lab.refused_with(RayWorkers(2, address))

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from diff_es import cli
 from diff_es.errors import InputError
+from diff_es.execution import Patience, RayWorkers
 from run.tiny_run import Finished, tiny_settings
 
 PROGRAM = "from diff_es.cli import main; main()"
@@ -157,6 +158,52 @@ def test_a_run_directory_may_have_the_name_of_its_recipe(
     assert answer.code == 0 and answer.json["evaluations"] > 0
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--worker-threads", 4), "worker_threads=4 is for workers, and there are none; give --workers too."),
+        (("--workers", 1, "--worker-patience", 12), "worker_patience=12 is for workers, and there are none"),
+        (("--workers", 2, "--worker-patience", 0), "worker_patience=0 must be more than 0 hours."),
+        (("--workers", 2, "--worker-threads", 0), "worker_threads=0 must be at least 1."),
+        (("--workers", 0), "workers=0 must be at least 1."),
+        (("--ray-address", "ray://head:10001"), "ray_address='ray://head:10001': start the run on a machine"),
+    ],
+    ids=str,
+)
+def test_settings_of_workers_are_checked_first(
+    diff_es: Command, finished: Finished, tmp_path: Path, options: tuple[Any, ...], message: str
+) -> None:
+    for dry in ((), ("--dry-run",)):
+        answer = diff_es("run", finished.folder / "recipe.yaml", "-o", tmp_path / "run", *options, *dry)
+        assert answer.code == 1 and message in answer.err
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_looks_for_ray(
+    diff_es: Command, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diff_es.execution.ray_workers.find_spec", lambda name: None)
+    answer = diff_es("run", finished.folder / "recipe.yaml", "-o", tmp_path / "run", "--workers", 2, "--dry-run")
+    assert answer.code == 1 and "workers=2 need Ray" in answer.err
+
+
+def test_the_command_in_the_report_asks_for_the_same_workers(
+    diff_es: Command, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+
+    def noted(*_: object, **options: Any) -> Any:
+        given.update(options)
+        return finished.result
+
+    monkeypatch.setattr("diff_es.run.compress", noted)
+    pytest.importorskip("ray")
+    options = ["--workers=3", "--worker-threads=2", "--worker-patience=1.5", "--ray-address=auto"]
+    assert diff_es("run", finished.folder / "recipe.yaml", "-o", tmp_path / "run", *options).code == 0
+    assert given["command"].split()[-4:] == options
+    assert given["workers"] == RayWorkers(3, "auto", 2, Patience.of_hours(1.5))
+
+
 def test_run_in_a_pipe_is_quiet_and_its_answer_is_json(finished: Finished, tmp_path: Path) -> None:
     """In a process of its own, resumed so that little is left to do."""
     folder = finished.copy(tmp_path / "run")
@@ -279,13 +326,6 @@ def test_bad_input_is_one_message_and_exit_code_1(
     for word in words:
         assert word in answer.err
     assert not list(tmp_path.iterdir())
-
-
-def test_threads_of_workers_need_workers(diff_es: Command, finished: Finished, tmp_path: Path) -> None:
-    own = ("run", finished.folder / "recipe.yaml", "-o", tmp_path / "run", "--dry-run", "--worker-threads", 2)
-    alone = diff_es(*own)
-    assert alone.code == 1 and "--worker-threads=2, but there are no workers: give --workers" in alone.err
-    assert diff_es(*own, "--workers", 2).code == 0
 
 
 @pytest.mark.parametrize("limit", ["nan", "inf"])

@@ -19,10 +19,26 @@ from ray._private import worker as ray_driver
 
 from diff_es.errors import InputError
 from diff_es.execution import Done, ExecutionError, Failed, Patience, RayWorkers, Task
-from diff_es.execution.processes import is_gone
+from diff_es.execution.processes import Process, is_gone
+from diff_es.execution.ray_cluster import _own_handlers
 
 from . import sockets
-from .works import Die, DieOpening, MakeList, Refuse, RefuseToOpen, Square, WhoAmI
+from .works import (
+    Crash,
+    Die,
+    DieOpening,
+    MakeList,
+    MakeOneBroken,
+    RaiseCoded,
+    RaiseLock,
+    Refuse,
+    RefuseToOpen,
+    ReturnLock,
+    ReturnUnreadable,
+    Square,
+    UseGpu,
+    WhoAmI,
+)
 
 pytestmark = pytest.mark.usefixtures("one_ray")
 
@@ -50,10 +66,7 @@ def test_every_worker_is_a_process_that_ends_with_the_context() -> None:
         pids = {end.value for end in ended if isinstance(end, Done)}
     assert len(pids) == 2
     assert os.getpid() not in pids
-    patience = time.monotonic() + 10
-    while not all(map(is_gone, pids)):
-        assert time.monotonic() < patience
-        time.sleep(0.05)
+    assert all(map(is_gone, pids)), "latencies are measured next"
 
 
 def test_faults_cost_their_own_task_at_most(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -72,8 +85,23 @@ def test_faults_cost_their_own_task_at_most(tmp_path: Path, capfd: pytest.Captur
     reasons = {end.task.name: end.reason for end in ended if isinstance(end, Failed)}
     assert set(reasons) == {"poison", "endless"}
     assert "its worker process has died" in reasons["poison"]
-    assert reasons["endless"].startswith("It did not end within 2 s.")
+    assert reasons["endless"].startswith("It did not end within 2 s (--worker-patience allows more).")
     assert capfd.readouterr().out == "", "results go to standard output, and nothing else"
+
+
+def test_a_broken_gpu_costs_no_task(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with RayWorkers(3).start(MakeOneBroken(tmp_path / "gpu"), gpus=False) as workers:
+        generation = 0
+        while workers.count == 3 and generation < 30:
+            workers.wait_open()
+            tasks = [Task(f"use {generation}.{n}", "use", UseGpu()) for n in range(4)]
+            ended = list(workers.run(tasks))
+            assert [end for end in ended if isinstance(end, Failed)] == []
+            assert sorted(end.task.name for end in ended) == sorted(task.name for task in tasks)
+            generation += 1
+        assert workers.count == 2
+        workers.wait_open()
+    assert "3 workers died in a row in the same place (last on 127.0.0.1), which is not used any more" in caplog.text
 
 
 def test_an_exception_is_raised_as_it_is_and_the_workers_go_on() -> None:
@@ -84,11 +112,36 @@ def test_an_exception_is_raised_as_it_is_and_the_workers_go_on() -> None:
         assert [end.value for end in workers.run(squares(3)) if isinstance(end, Done)] == [9]
 
 
+@pytest.mark.parametrize(
+    ("work", "told"),
+    [
+        (RaiseCoded(), "no weights in /models"),
+        (RaiseLock(), "_thread.lock"),
+        (ReturnUnreadable(), "no number"),
+        (ReturnLock(), "_thread.lock"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_cannot_be_sent_is_an_error_and_no_death(work: Any, told: str, caplog: pytest.LogCaptureFixture) -> None:
+    with RayWorkers(1).start(MakeList(), gpus=False) as workers:
+        with pytest.raises((ExecutionError, TypeError), match=told):
+            list(workers.run([*squares(1), Task("silent", "square", work)]))
+        assert "died" not in caplog.text
+        assert [end.value for end in workers.run(squares(3)) if isinstance(end, Done)] == [9]
+
+
 def test_results_of_a_run_that_was_left_do_not_come_later() -> None:
     with RayWorkers(2).start(MakeList(), gpus=False) as workers:
         left = workers.run([*squares(1), *squares(2, seconds=30)])
         next(left)
         left.close()
+        assert [end.task.name for end in workers.run(squares(3))] == ["square 3"]
+
+
+def test_a_verdict_of_a_run_that_failed_does_not_come_later() -> None:
+    with RayWorkers(1).start(MakeList(), gpus=False) as workers:
+        with pytest.raises(ExecutionError, match="nothing was ever done"):
+            list(workers.run([Task("poison", "square", Die())]))
         assert [end.task.name for end in workers.run(squares(3))] == ["square 3"]
 
 
@@ -101,10 +154,52 @@ def test_a_worker_that_cannot_be_opened_says_why() -> None:
 
 def test_workers_that_die_while_they_are_opened_end_the_run() -> None:
     with (
-        RayWorkers(1, patience=Patience(in_a_row=2)).start(DieOpening(), gpus=False) as workers,
+        RayWorkers(1, patience=Patience(in_a_row=1)).start(DieOpening(), gpus=False) as workers,
         pytest.raises(ExecutionError, match=r"2 workers died one after the other.*out of memory on the device"),
     ):
         list(workers.run(squares(1)))
+
+
+def test_a_crash_says_where() -> None:
+    with RayWorkers(1).start(MakeList(), gpus=False) as workers:
+        (failed,) = [
+            end for end in workers.run([*squares(1), Task("crash", "square", Crash())]) if isinstance(end, Failed)
+        ]
+    assert "Fatal Python error: Segmentation fault / Current thread" in failed.reason
+    assert "works.py" in failed.reason
+    assert "Extension modules" not in failed.reason
+
+
+@ray.remote(num_cpus=3)
+class Neighbour:
+    """Somebody else's work on the same cluster."""
+
+    def there(self) -> bool:
+        return True
+
+
+def test_a_busy_cluster_is_waited_for(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr("diff_es.execution.ray_actors._WORTH_SAYING", 1.0)
+    neighbour = Neighbour.remote()
+    ray.get(neighbour.there.remote())
+    with RayWorkers(2, patience=Patience(unknown=3.0)).start(MakeList(), gpus=False) as workers:
+        ended = list(workers.run(squares(*range(1, 8), seconds=0.7)))
+        assert [end for end in ended if isinstance(end, Failed)] == []
+        assert "Waiting for Ray to give 1 more CPU to workers; it has 4, 0 of them free." in caplog.text
+        ray.kill(neighbour)
+        workers.wait_open()
+    assert "died" not in caplog.text
+
+
+def test_a_cluster_that_has_lost_its_machines_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diff_es.execution.ray_actors._WORTH_SAYING", 1.0)
+    neighbour = Neighbour.options(num_cpus=4).remote()
+    ray.get(neighbour.there.remote())
+    with RayWorkers(1).start(MakeList(), gpus=False) as workers:
+        monkeypatch.setattr(ray, "cluster_resources", dict)
+        with pytest.raises(ExecutionError, match="No worker is left, and Ray has 0 × CPU"):
+            list(workers.run(squares(1)))
+    ray.kill(neighbour)
 
 
 def test_a_stopped_process_is_ended_too() -> None:
@@ -142,6 +237,20 @@ def test_ray_is_left_as_it_was() -> None:
         assert signal.getsignal(signal.SIGTERM) is before
     assert ray.is_initialized()
     assert ray_driver.print_to_stdstream.__module__ == "diff_es.execution.ray_cluster"
+
+
+def test_a_handler_of_another_language_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)
+    with _own_handlers():
+        pass
+
+
+def test_a_process_of_another_user_is_left_to_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refuse)
+    assert not Process(os.getpid(), "here", "", "").kill("here")(), "it is seen to live on"
 
 
 _PROGRAM = """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ import pytest
 
 pytest.importorskip("ray")
 
+from diff_es.errors import InputError
 from diff_es.execution import Patience, RayWorkers
+from diff_es.metrics import metrics
 from diff_es.run import Session, compress
 from diff_es.run.workers import OpenSession
 from diff_es.schedule import Levels
@@ -57,6 +59,34 @@ def test_a_race_does_not_depend_on_the_workers(finished: Finished, tmp_path: Pat
     assert '"dropped":true' in (tmp_path / "there" / "search" / "sensitivity" / "journal.jsonl").read_text()
 
 
+_METRIC = """
+from diff_es import register_metric
+
+register_metric("mine", lambda a, b: (a - b).flatten(1).abs().mean(1), higher_is_better=False, needs="latents")
+"""
+
+
+def test_what_is_registered_only_here_is_an_error_when_workers_open(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(metrics._entries, "mine", metrics["latent_mse"])
+    recipe = finished.recipe.changed({"search": {"metric": "mine"}})
+    with pytest.raises(InputError, match=r"In a worker: Unknown metric 'mine'.*imports=\(\"your_module\",\)"):
+        compress(recipe, tmp_path / "run", workers=RayWorkers(1))
+    assert not list((tmp_path / "run").rglob("*.safetensors")), "nothing was computed"
+    (tmp_path / "my_metrics.py").write_text(_METRIC)
+    monkeypatch.syspath_prepend(tmp_path)
+    session = Session(recipe, tmp_path / "other")
+    with RayWorkers(1, imports=("my_metrics",)).start(opens(session), gpus=False) as workers:
+        workers.wait_open()
+
+
+def test_a_machine_without_the_current_directory_says_so(finished: Finished, tmp_path: Path) -> None:
+    away = replace(opens(Session(finished.recipe, tmp_path / "run")), current=tmp_path / "away")
+    with pytest.raises(InputError, match=r"In a worker on .*away, from which .*\(No such file"):
+        away()
+
+
 def search(finished: Finished, folder: Path, patience: Patience, **faults: Any) -> SearchResult:
     """Search on two workers with faults, with the bank of the finished run."""
     folder.mkdir()
@@ -93,3 +123,7 @@ def test_deaths_and_hangs_change_nothing_but_a_fatal_candidate(
     (warning,) = [record.getMessage() for record in caplog.records if record.name == "diff_es.run.tasks"]
     assert str(poison) in warning
     assert "gets −inf" in warning
+    assert f"1 of {result.evaluated} schedules could not be measured and count as −inf: 1 × " in caplog.text
+    (tmp_path / "run" / "search" / "sensitivity" / "result.json").unlink()
+    again = Session(finished.recipe, tmp_path / "run", stock=finished.folder).search("sensitivity")
+    assert again == finished.result.search, "nobody's fault is kept against a candidate"

@@ -9,6 +9,7 @@ import pytest
 from diffusers import DPMSolverMultistepScheduler
 
 from diff_es.bank import Pruned
+from diff_es.baselines import journal_header
 from diff_es.errors import InputError
 from diff_es.evaluation import memory
 from diff_es.evaluation.memory import MemoryTask, Setting
@@ -18,6 +19,7 @@ from diff_es.routing import load, remove_
 from diff_es.run import Session, compress
 from diff_es.run.base import load_base
 from diff_es.schedulers import scheduler_facts
+from diff_es.search import EvolutionConfig, Journal
 from diff_es.timesteps import stage_plan
 from run.tiny_run import saved_model, tiny_recipe
 
@@ -107,3 +109,15 @@ def test_unknown_names_are_found_before_anything_runs(model: Path, tmp_path: Pat
 def test_options_without_a_scheduler_are_refused(model: Path) -> None:
     with pytest.raises(InputError, match=r"scheduler_options need sampler\.scheduler"):
         tiny_recipe(model, sampler={"scheduler_options": {"solver_order": 1}})
+
+
+def test_a_search_is_resumed_whatever_the_order_of_its_options(model: Path, pruned: Path, tmp_path: Path) -> None:
+    options = {"use_karras_sigmas": True, "solver_order": 3}
+    arguments = {"width": 8, "height": 8}
+    for turn in (dict, lambda entries: dict(reversed(entries.items()))):
+        section = {**SAMPLER, "scheduler_options": turn(options), "arguments": turn(arguments)}
+        recipe = tiny_recipe(model, sampler=section, search={"algorithm": "uniform", "allocation": "uniform"})
+        session = Session(recipe, tmp_path, stock=pruned.parent)
+        header = journal_header("uniform", session._fitness_fingerprint("uniform"), session.space, EvolutionConfig())
+        with Journal(tmp_path / "journal", header):
+            pass

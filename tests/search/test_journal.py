@@ -135,6 +135,7 @@ def test_every_line_is_plain_json(written: Path) -> None:
         "replayed_calls",
         "scores",
         "dropped",
+        "failure",
         "crc32",
     }
     assert all(line.keys() == keys for line in lines)

@@ -12,3 +12,4 @@ from diff_es.execution.base import Task as Task
 from diff_es.execution.ledger import Patience as Patience
 from diff_es.execution.local import LocalExecutor as LocalExecutor
 from diff_es.execution.ray_workers import RayWorkers as RayWorkers
+from diff_es.execution.ray_workers import asked_for as asked_for

@@ -27,12 +27,14 @@ class Task(Generic[W]):
             atomically.
         trail: What is computed on the way, in order. A worker that has done a task whose trail begins in the same way
             remembers that part, so tasks are given to the worker that knows most of them.
+        lengthy: Whether it may take hours, and nothing tells how many before some of its kind are done.
     """
 
     name: str
     kind: str
     work: Callable[[W], Any]
     trail: tuple[Hashable, ...] = ()
+    lengthy: bool = False
 
 
 @dataclass(frozen=True)

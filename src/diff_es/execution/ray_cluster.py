@@ -136,4 +136,5 @@ def _own_handlers() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if before is not None:  # one that was not set from Python cannot be set again
+            signal.signal(signal.SIGTERM, before)

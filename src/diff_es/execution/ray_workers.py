@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from diff_es.errors import InputError
 from diff_es.execution.ledger import Patience
@@ -15,6 +16,19 @@ if TYPE_CHECKING:
     from diff_es.execution.ray_actors import RayExecutor
 
 W = TypeVar("W")
+
+
+@dataclass(frozen=True)
+class _Importing(Generic[W]):
+    """A factory that first imports what it needs."""
+
+    modules: tuple[str, ...]
+    factory: Callable[[], W]
+
+    def __call__(self) -> W:
+        for name in self.modules:
+            import_module(name)
+        return self.factory()
 
 
 @dataclass(frozen=True)
@@ -27,13 +41,16 @@ class RayWorkers:
             starts Ray on this machine, for this process alone.
         threads: Threads of each worker on a CPU, ≥ 1. Their number moves the last bits of a result, so it does not
             follow from `count`.
-        patience: When a worker hangs, and when a task is given up.
+        patience: When a worker hangs, and when a task is given up; `Patience.of_hours(12)` is what --worker-patience 12
+            means.
+        imports: Modules that each worker imports before it opens, such as one that registers a metric.
     """
 
     count: int = 2
     address: str = ""
     threads: int = 1
     patience: Patience = field(default_factory=Patience)
+    imports: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, value in (("workers", self.count), ("worker_threads", self.threads)):
@@ -71,8 +88,36 @@ class RayWorkers:
         resource, each = ("GPU", 1) if gpus else ("CPU", self.threads)
         with connected(self.address, cpus=self.count * self.threads, gpus=gpus):
             check_resources(resource, each, self.count)
-            executor = RayExecutor(factory, self.count, {resource: each}, self.patience)
+            opens = _Importing(self.imports, factory)
+            executor = RayExecutor(opens, self.count, {resource: each}, self.patience)
             try:
                 yield executor
             finally:
                 executor.close()
+
+
+def asked_for(
+    workers: int | None, address: str | None, threads: int | None, patience: float | None
+) -> RayWorkers | None:
+    """Return the workers that a command line asks for; None where this process is to do it all.
+
+    Args:
+        workers: Their number; None or 1 without an address means this process.
+        address: A running cluster, as for `RayWorkers`.
+        threads: Threads of each.
+        patience: Hours before which no task counts as hanging.
+
+    Raises:
+        InputError: a value that cannot be used, one for workers where none are asked for, or Ray is missing.
+    """
+    if workers in {None, 1} and address is None:
+        for option, value in (("worker_threads", threads), ("worker_patience", patience)):
+            if value is not None:
+                raise InputError(f"{option}={value:g} is for workers, and there are none; give --workers too.")
+        return None
+    if patience is not None and not patience > 0:
+        raise InputError(f"worker_patience={patience:g} must be more than 0 hours.")
+    kept = Patience() if patience is None else Patience.of_hours(patience)
+    crew = RayWorkers(1 if workers is None else workers, address or "", 1 if threads is None else threads, kept)
+    crew.check()
+    return crew

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,7 +94,8 @@ def compress(  # noqa: PLR0913 (each is one independent choice)
     bench = Bench(session.pipe, session.sampler, known_judge(recipe.model))
     with ExitStack() as working:
         working.enter_context(_working(session, bench, workers))
-        with _owned(folder):
+        # Workers write in the folder, so they end before it is given up, whatever happens.
+        with _owned(folder), closing(working):
             # Another run may have started here since the first look.
             _check_folder(recipe, folder, resume=resume)
             # Those of a killed run; the lock says that no one else is writing now.

@@ -7,9 +7,10 @@ that was scored. The folder is written by one process at a time.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -216,6 +217,7 @@ class Session:
         folder, config = self.stock / "calibration", self.calibration_config
         if self.workers is not None:
             calibrate_stages(self.workers, collect.missing_stages(self.pipe, self.source, config, folder))
+            remove_leftovers(folder)  # of workers that died
         return calibrate(self.pipe, self.source, config, folder)
 
     def calibrate_stages(self, stages: Sequence[int | None]) -> None:
@@ -366,12 +368,16 @@ class Session:
         """Digest of everything that fitness values depend on, kept in the journal's header."""
         info = TypeAdapter(type(self.bank.info)).dump_json(replace(self.bank.info, versions={}))
         table = TypeAdapter(Allocation).dump_json(self.allocation(allocation))
-        section = self.recipe.search
-        settings = f"{section.metric} {section.probes} {self.search_batch_size} {self.sampler} {self.search_seed}"
-        probes = self.search_probes()
-        if isinstance(probes, PromptRequests):  # a file of prompts may change, labels cannot
-            settings += f" {probes.prompts}"
-        sampler = self.recipe.sampler
-        if sampler.scheduler:
-            settings += f" {sampler.scheduler} {sampler.scheduler_options}"
-        return hashlib.sha256(info + table + settings.encode()).hexdigest()
+        section, sampler, probes = self.recipe.search, self.recipe.sampler, self.search_probes()
+        settings = {
+            "metric": section.metric,
+            "probes": section.probes,
+            "batch_size": self.search_batch_size,
+            "sampler": asdict(self.sampler),
+            "scheduler": [sampler.scheduler, sampler.scheduler_options],
+            "seed": self.search_seed,
+            # A file of prompts may change, labels cannot.
+            "prompts": probes.prompts if isinstance(probes, PromptRequests) else None,
+        }
+        # Mappings with the same entries in another order are the same settings.
+        return hashlib.sha256(info + table + json.dumps(settings, sort_keys=True).encode()).hexdigest()

@@ -76,20 +76,22 @@ def calibrate_stages(workers: Workers, stages: Sequence[int | None]) -> None:
     """Collect statistics of stages, as many together as there are for each worker: one sampling run fills them all."""
     size = max(1, math.ceil(len(stages) / workers.count))
     parts = [tuple(stages[first : first + size]) for first in range(0, len(stages), size)]
-    tasks = [Task(f"calibration of stages {part}", "calibration", CalibrateStages(part)) for part in parts]
+    tasks = [
+        Task(f"calibration of stages {part}", "calibration", CalibrateStages(part), lengthy=True) for part in parts
+    ]
     _all_done(workers, tasks, "Calibrating")
 
 
 def prune_stages(workers: Workers, stages: Sequence[int]) -> None:
     """Compute stages of the bank."""
-    tasks = [Task(f"pruning of stage {stage}", "pruning", PruneStage(stage)) for stage in stages]
+    tasks = [Task(f"pruning of stage {stage}", "pruning", PruneStage(stage), lengthy=True) for stage in stages]
     _all_done(workers, tasks, "Pruning stages")
 
 
 def make_images(workers: Workers, wanted: Sequence[tuple[Contestant, str, int]]) -> None:
     """Sample files of images, each given by its contestant, folder name and number."""
     tasks = [
-        Task(f"images {index} of {slug}", "images", MakeImages(replace(entry, bank=None), slug, index))
+        Task(f"images {index} of {slug}", "images", MakeImages(replace(entry, bank=None), slug, index), lengthy=True)
         for entry, slug, index in wanted
     ]
     _all_done(workers, tasks, "Generating images")
@@ -105,7 +107,7 @@ def scored_by(workers: Workers, allocation: str) -> Evaluator:
                 yield tasks[end.task], end.value, end.seconds
                 continue
             logger.warning("%s gets −inf, for its workers died: %s", end.task.name, end.reason)
-            yield tasks[end.task], Outcome(-math.inf), 0.0
+            yield tasks[end.task], Outcome(-math.inf, failure=end.reason), 0.0
 
     return evaluate
 
@@ -125,4 +127,5 @@ def _all_done(workers: Workers, tasks: Sequence[Task[SessionWorker]], descriptio
     """
     for end in track(workers.run(tasks), description, total=len(tasks)):
         if isinstance(end, Failed):
-            raise ExecutionError(f"{end.task.name}: the workers died of it: {end.reason} Resume the run to try again.")
+            reason = end.reason.rstrip(".")
+            raise ExecutionError(f"{end.task.name}: the workers died of it: {reason}. Resume the run to try again.")

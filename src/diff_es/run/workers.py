@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from diff_es.denoisers import denoiser_of
+from diff_es.errors import InputError
+from diff_es.metrics import metrics
+from diff_es.pruning import pruners
 from diff_es.run.measure import Bench, Contestant
 from diff_es.run.session import Session
 
@@ -68,12 +75,43 @@ class OpenSession:
         return cls(recipe, session.folder.resolve(), session.stock.resolve(), threads, Path.cwd())
 
     def __call__(self) -> SessionWorker:
-        """Open it; changes the current directory and the threads of the process that is the worker's own."""
-        os.chdir(self.current)
+        """Open it; changes the current directory and the threads of the process that is the worker's own.
+
+        Raises:
+            InputError: the recipe names what was registered in the process that began the run, and is not known here;
+                or this machine has no such current directory.
+        """
+        self._enter_current()
         torch.set_num_threads(self.threads)
         session = self.session()
-        return SessionWorker(session, Bench(session.pipe, session.sampler, None))
+        with _known_here():
+            _ = metrics[self.recipe.search.metric], pruners[self.recipe.pruning.method]
+        pipe = session.pipe
+        with _known_here():
+            denoiser_of(pipe)
+        return SessionWorker(session, Bench(pipe, session.sampler, None))
+
+    def _enter_current(self) -> None:
+        try:
+            os.chdir(self.current)
+        except OSError as error:
+            raise InputError(
+                f"In a worker on {platform.node()}: the folder {self.current}, from which relative paths are meant, "
+                f"cannot be entered ({error.strerror}). Start the run in a folder that all machines have."
+            ) from error
 
     def session(self) -> Session:
         """Open the run."""
         return Session(self.recipe, self.folder, stock=self.stock)
+
+
+@contextmanager
+def _known_here() -> Iterator[None]:
+    """Explain why a name is unknown here that was known where the run began."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(
+            f"In a worker: {error} It is registered only in your process; register it in a module that workers import: "
+            'RayWorkers(imports=("your_module",)).'
+        ) from error

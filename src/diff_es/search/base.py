@@ -49,6 +49,8 @@ class Outcome:
         replayed_calls: Denoiser calls that were answered from memory instead.
         scores: The fitness on each probe, of which `fitness` is the mean; empty where there are no probes.
         dropped: Whether `scores` holds only the first probes and `fitness` is an estimate (see `Racing`).
+        failure: Why it could not be measured, where that may not be the schedule's fault (its workers died): then
+            `fitness` is −inf, and a search that is resumed measures it again. Empty where it was measured.
     """
 
     fitness: float
@@ -56,6 +58,7 @@ class Outcome:
     replayed_calls: int = 0
     scores: tuple[float, ...] = ()
     dropped: bool = False
+    failure: str = ""
 
 
 #: Measures a batch of trials, in this process or in others: yields each trial with its outcome and the seconds that it

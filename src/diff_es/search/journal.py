@@ -3,6 +3,10 @@
 The first line says what the fitness values depend on (format version, fingerprint, space, settings, starts). Every
 line is one JSON object whose last entry is the CRC-32 of the rest of the line. A process that is killed can leave
 at most one incomplete line at the end; opening the journal again cuts it off. Anything else that is wrong is an error.
+
+A schedule that could not be measured has a line too (its `failure` says why), but no fitness to rely on: it is measured
+again when the search is resumed. If that succeeds, what the search went on to without it is cut off, and its new line
+is written there: the search goes on as if it had been stopped at the failure.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 FORMAT = "diff-es search journal"
 VERSION = 2
+#: What the fingerprint of a run's searches is made of.
+FINGERPRINTED = "model, bank, allocation, sampler, scheduler, probes and their prompts, batch size, metric and seed"
 _CHECKSUM = re.compile(rb',"crc32":"([0-9a-f]{8})"\}$')
 
 
@@ -60,8 +66,8 @@ class JournalHeader:
     """What the fitness values and the way of the search depend on.
 
     Attributes:
-        fingerprint: Everything behind the fitness (model, bank, allocation, probes, metric, versions), as the caller
-            condenses it.
+        fingerprint: What else is behind the fitness, as the caller condenses it (`FINGERPRINTED`); no versions: a run
+            can be resumed after an upgrade.
         space: The searched space.
         config: The settings of the algorithm (a dataclass of plain values).
         starts: The schedules that the user gave to start from.
@@ -106,6 +112,11 @@ class Journal:
         self.path = path
         self.header = header
         self._entries: dict[Levels, JournalEntry] = {}
+        #: Where each schedule's line ends in the file, in bytes.
+        self._ends: dict[Levels, int] = {}
+        #: Schedules that this search has asked for, and what was cut off of them that may come again.
+        self._asked: set[Levels] = set()
+        self._spare: dict[Levels, JournalEntry] = {}
         with _disk_errors(path, "open"):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -140,13 +151,21 @@ class Journal:
         """Return the sorted keys of all entries: equal for an uninterrupted and for a resumed search."""
         return sorted(entry.key for entry in self._entries.values())
 
-    def replayed(self, candidate: Candidate) -> Outcome | None:
-        """Return what the journal holds for a candidate, or None.
+    def replayed(self, candidate: Candidate, *, raced: bool = False) -> Outcome | None:
+        """Return what the journal holds for a candidate, or None; a failure is not held against it.
+
+        Args:
+            candidate: One that the search asks for. All of a batch come before the first of them is appended.
+            raced: Whether it has a rival, on which its outcome depends then.
 
         Raises:
             ArtifactError: the schedule was evaluated at another place of the search, so the journal was not written
                 by this search (for instance by a numpy whose generator draws other numbers).
         """
+        self._asked.add(candidate.levels)
+        spare = self._spare.pop(candidate.levels, None)
+        if spare is not None and not raced and not spare.outcome.dropped:
+            self.append(replace(spare, candidate=candidate))
         entry = self._entries.get(candidate.levels)
         if entry is None:
             return None
@@ -155,19 +174,37 @@ class Journal:
                 f"{self.path} was written by a search that went another way ({entry.candidate} there, {candidate} "
                 "here); resume with the versions that it was started with, or start in another folder."
             )
-        return entry.outcome
+        return None if entry.outcome.failure else entry.outcome
 
     def append(self, entry: JournalEntry) -> None:
         """Write one entry and push it to the disk.
 
         Raises:
-            InputError: the schedule is in the journal already.
+            InputError: the schedule is in the journal already, and did not fail.
             ArtifactError: the disk is full or gone; what was written of the entry is taken back.
         """
-        if entry.candidate.levels in self._entries:
+        failed = self._entries.get(entry.candidate.levels)
+        if failed is not None and not failed.outcome.failure:
             raise InputError(f"{entry.candidate} is in {self.path} already; each schedule is evaluated once.")
-        self._write(_seal(_entry_to_json(entry)))
+        if failed is not None and entry.outcome.failure:
+            return
+        if failed is not None:
+            self._cut_off_the_unasked()
+        self._enter(entry, self._write(_seal(_entry_to_json(entry))))
+
+    def _enter(self, entry: JournalEntry, end: int) -> None:
         self._entries[entry.candidate.levels] = entry
+        self._ends[entry.candidate.levels] = end
+
+    def _cut_off_the_unasked(self) -> None:
+        """Cut off what an earlier run of the search went on to after the batch that is measured now."""
+        for levels in self._entries.keys() - self._asked:
+            cut = self._entries.pop(levels)
+            del self._ends[levels]
+            if not cut.outcome.failure:
+                self._spare[levels] = cut
+        # Batches are written one after the other, so nothing that was asked for stands behind.
+        self._truncate(max(self._ends.values()))
 
     def _lock(self) -> None:
         try:
@@ -202,29 +239,34 @@ class Journal:
                 raise ArtifactError(f"{self.path}: line {number} {what}; restore the file or choose another folder.")
         if lines:
             self._check_header(json.loads(lines[0]))
-            self._read_entries(lines[1:])
+            self._read_entries(lines[0], lines[1:])
 
     def _check_header(self, found: dict[str, Any]) -> None:
         _check_format(self.path, found)
         differences = list(_differences(found, self.header.as_json(), ""))
         if differences:
+            other = found.get("fingerprint") != self.header.fingerprint
+            condensed = f"The fingerprint stands for {FINGERPRINTED}. " if other else ""
             raise ArtifactError(
                 f"{self.path} belongs to another search: {'; '.join(differences)}. "
-                "Resume with the settings of that search, or choose another folder."
+                f"{condensed}Resume with the settings of that search, or choose another folder."
             )
 
-    def _read_entries(self, lines: Sequence[bytes]) -> None:
+    def _read_entries(self, header: bytes, lines: Sequence[bytes]) -> None:
+        end = len(header)
         for number, line in enumerate(lines, start=2):
+            end += len(line)
             try:
                 entry = _entry_from_json(json.loads(line))
             except (KeyError, TypeError, ValueError) as error:
                 raise ArtifactError(f"{self.path}: line {number} is no evaluated schedule ({error}).") from error
-            if entry.candidate.levels in self._entries:
+            known = self._entries.get(entry.candidate.levels)
+            if known is not None and not known.outcome.failure:
                 raise ArtifactError(f"{self.path}: line {number} repeats the schedule {entry.candidate.levels}.")
-            self._entries[entry.candidate.levels] = entry
+            self._enter(entry, end)
 
-    def _write(self, line: bytes) -> None:
-        """Append a line durably, or leave the file as it was."""
+    def _write(self, line: bytes) -> int:
+        """Append a line durably, or leave the file as it was; return where it ends."""
         start = os.lseek(self._descriptor, 0, os.SEEK_END)
         try:
             with _disk_errors(self.path, "write"):
@@ -235,6 +277,7 @@ class Journal:
         except ArtifactError:
             self._truncate(start)
             raise
+        return start + len(line)
 
     def _truncate(self, size: int) -> None:
         with _disk_errors(self.path, "write"):
@@ -255,7 +298,9 @@ def read_entries(path: Path) -> list[JournalEntry]:
         raise ArtifactError(f"{path} is damaged (a checksum differs).")
     if whole:
         _check_format(path, json.loads(whole[0]))
-    return [_entry_from_json(json.loads(line)) for line in whole[1:]]
+    entries = [_entry_from_json(json.loads(line)) for line in whole[1:]]
+    # One that failed and was measured later has two lines, of which the last counts.
+    return list({entry.candidate.levels: entry for entry in entries}.values())
 
 
 def _check_format(path: Path, header: dict[str, Any]) -> None:
@@ -304,6 +349,7 @@ def _entry_to_json(entry: JournalEntry) -> dict[str, Any]:
         "replayed_calls": entry.outcome.replayed_calls,
         "scores": [_number(score) for score in entry.outcome.scores],
         "dropped": entry.outcome.dropped,
+        "failure": entry.outcome.failure,
     }
 
 
@@ -315,6 +361,7 @@ def _entry_from_json(content: dict[str, Any]) -> JournalEntry:
         replayed_calls=int(content["replayed_calls"]),
         scores=tuple(float(score) for score in content["scores"]),
         dropped=bool(content["dropped"]),
+        failure=str(content.get("failure", "")),
     )
     candidate = Candidate(levels, int(content["generation"]), int(content["child"]))
     return JournalEntry(candidate, outcome, float(content["seconds"]))

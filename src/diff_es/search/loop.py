@@ -7,8 +7,10 @@ devices. Each result is written down and told as soon as it is there.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -20,6 +22,8 @@ from diff_es.search.base import Candidate, Evaluator, GenerationRecord, Outcome,
 from diff_es.search.evolution import EvolutionarySearch, EvolutionConfig
 from diff_es.search.journal import Journal, JournalEntry, JournalHeader
 from diff_es.search.racing import Rival
+
+logger = logging.getLogger(__name__)
 
 #: Hours of NaN would end in an arbitrary schedule, so a search stops at once where nothing works.
 _WAY_OUT = "Check the metric and the model's dtype (float16 overflows to NaN), or lower the sparsity."
@@ -118,6 +122,8 @@ def search_with(
         InputError: the fitness of every schedule is NaN or −inf.
     """
     run_search(algorithm, evaluate, journal, on_generation)
+    if journal is not None:
+        _warn_of_failures(journal.entries())
     best = algorithm.best
     return SearchResult(best.levels, best.fitness, tuple(algorithm.history), algorithm.history[-1].evaluated, seed)
 
@@ -158,6 +164,19 @@ def run_search(
         raise InputError(f"fitness: every schedule that meets the budget got NaN or −inf. {_WAY_OUT}")
 
 
+def _warn_of_failures(entries: Sequence[JournalEntry]) -> None:
+    """Say at the end of a search which schedules it has no fitness of."""
+    failed = [entry for entry in entries if entry.outcome.failure]
+    if failed:
+        reasons = Counter(entry.outcome.failure for entry in failed)
+        logger.warning(
+            "%d of %d schedules could not be measured and count as −inf: %s",
+            len(failed),
+            len(entries),
+            " ".join(f"{number} × {reason}" for reason, number in reasons.most_common()),
+        )
+
+
 def _results(
     algorithm: ScheduleSearch, evaluate: Evaluator, journal: Journal | None
 ) -> Iterator[tuple[Candidate, float]]:
@@ -167,7 +186,7 @@ def _results(
         waiting, rival = algorithm.ask(), _rival(algorithm, outcomes)
         unknown = []
         for candidate in waiting:
-            known = journal.replayed(candidate) if journal is not None else None
+            known = journal.replayed(candidate, raced=rival is not None) if journal is not None else None
             if known is None:
                 unknown.append(candidate)
             else:
