@@ -19,14 +19,14 @@ from diff_es.evaluation.cost import count_run
 from diff_es.routing import routed
 from diff_es.run.measure import Bench, Contestant, ImageSettings
 from diff_es.sampling import any_requests, sample
-from pipelines.prepared import mixed, obs_bank, pipe_with, plan_of, requests_of, settings_of
+from pipelines.prepared import fresh, mixed, obs_bank, pipe_with, plan_of, requests_of, settings_of
 from pipelines.registry import PIPELINES, STEPS
 
 SDXL, FLUX, DIT = (next(own for own in PIPELINES if own.name == name) for name in ("sdxl", "flux", "dit"))
 
 
 def test_images_are_those_of_the_routed_model_under_the_cache(tmp_path: Path) -> None:
-    bank, pipe = obs_bank(SDXL), pipe_with(SDXL, SDXL.samplers[0])
+    bank, pipe = obs_bank(SDXL), fresh(SDXL)
     requests = requests_of(pipe)
     bench = Bench(pipe, settings_of(SDXL), None)
     helper = DeepCacheSDHelper(pipe=pipe)
@@ -49,7 +49,7 @@ def test_images_are_those_of_the_routed_model_under_the_cache(tmp_path: Path) ->
 
 def test_deep_cache_costs_what_its_outermost_branch_computes() -> None:
     """Every second step: the way in, the last layer of the way up, and the way out."""
-    pipe = pipe_with(SDXL, SDXL.samplers[0])
+    pipe = fresh(SDXL)
     calls = [call for _, call in record_calls(pipe, any_requests(pipe, 1), settings_of(SDXL))]
     full = [own_macs(pipe.unet, call) for call in calls]
     last_up = f"up_blocks.{len(pipe.unet.up_blocks) - 1}"
@@ -67,7 +67,7 @@ def test_deep_cache_costs_what_its_outermost_branch_computes() -> None:
 
 def test_first_block_cache_costs_what_it_computes() -> None:
     """Nothing exceeds the threshold: the first call in full, the others as far as the first block."""
-    pipe = pipe_with(FLUX, FLUX.samplers[0])
+    pipe = fresh(FLUX)
     calls: list[Call] = [call for _, call in record_calls(pipe, any_requests(pipe, 1), settings_of(FLUX))]
     blocks = ("transformer_blocks", "single_transformer_blocks")
     expected = 0
@@ -84,7 +84,7 @@ def test_first_block_cache_costs_what_it_computes() -> None:
 
 @pytest.mark.parametrize("cache", [DeepCache(3), FirstBlockCache(0.1), None])
 def test_settings_of_images_survive_the_disk_with_their_cache(cache: Cache | None, tmp_path: Path) -> None:
-    pipe = pipe_with(DIT, DIT.samplers[0])
+    pipe = fresh(DIT)
     settings: dict[str, Any] = {"scheduler": "DDIM", "sampler": settings_of(DIT), "requests": requests_of(pipe)}
     own = ImageSettings(fingerprint(denoiser_of(pipe)), schedule=None, bank=(), cache=cache, **settings)
     write_record(tmp_path / "settings.json", own)
@@ -104,10 +104,10 @@ def test_what_a_recipe_may_ask_for() -> None:
 
 
 def test_a_cache_that_the_model_cannot_have_is_refused() -> None:
-    DeepCache(2).check(pipe_with(SDXL, SDXL.samplers[0]))
-    FirstBlockCache(0.1).check(pipe_with(FLUX, FLUX.samplers[0]))
+    DeepCache(2).check(fresh(SDXL))
+    FirstBlockCache(0.1).check(fresh(FLUX))
     with pytest.raises(InputError, match="DeepCache, interval 2 is for U-Nets, and FluxPipeline has none"):
-        DeepCache(2).check(pipe_with(FLUX, FLUX.samplers[0]))
+        DeepCache(2).check(fresh(FLUX))
     for own in (SDXL, DIT):
         pipe = pipe_with(own, own.samplers[0])
         with pytest.raises(InputError, match=f"no cache for {type(denoiser_of(pipe)).__name__}"):
@@ -117,4 +117,4 @@ def test_a_cache_that_the_model_cannot_have_is_refused() -> None:
 def test_deep_cache_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "DeepCache", None)
     with pytest.raises(InputError, match=r"pip install 'diff-es\[deepcache\]'"):
-        DeepCache(2).check(pipe_with(SDXL, SDXL.samplers[0]))
+        DeepCache(2).check(fresh(SDXL))

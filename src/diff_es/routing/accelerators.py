@@ -5,6 +5,7 @@ Nothing here knows whether the accelerator or the router was there first: all of
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,7 +38,7 @@ class Accelerators:
         self._denoiser = denoiser
         self._depth = depth
         self._modules: tuple[nn.Module, ...] = tuple(denoiser.modules())
-        self._hooked_before = {module for module in self._modules if "_diffusers_hook" in vars(module)}
+        self._offloaded_before = {module for module in self._modules if any(map(_group_of, _hooks_of(module)))}
         self._blocks = tuple(
             (denoiser.get_submodule(block.name), _layers_of(block, layers)) for block in spec.blocks(denoiser)
         )
@@ -70,14 +71,13 @@ class Accelerators:
         for _, hook in stateful_hooks(self._modules):
             _check_cache(hook, depth=self._depth)
         for module in self._modules:
-            registry = vars(module).get("_diffusers_hook")
-            for hook in () if registry is None else registry.hooks.values():
+            for hook in _hooks_of(module):
                 _check_group(hook)
                 self._check_order(module, hook)
 
     def _check_order(self, module: nn.Module, hook: Any) -> None:
         """A block that is dropped gets back the forward that it had when it was routed, without a later hook."""
-        if self._depth and hasattr(hook, "group") and module not in self._hooked_before:
+        if self._depth and _group_of(hook) is not None and module not in self._offloaded_before:
             raise UnsupportedModelError(
                 "Offload by groups was enabled on a routed denoiser whose stages drop blocks, and would lose them: "
                 "call remove_(pipe), then enable_group_offload, then route."
@@ -104,6 +104,17 @@ class Accelerators:
                 found = shapes.setdefault(type(block).__name__, set())
                 found |= {tuple(row[index] for index in own) for row in schedule.layer_levels}
         return {name: len(found) for name, found in shapes.items()}
+
+
+def _hooks_of(module: nn.Module) -> Iterable[Any]:
+    """The hooks that diffusers has on a module."""
+    registry = vars(module).get("_diffusers_hook")
+    return () if registry is None else registry.hooks.values()
+
+
+def _group_of(hook: Any) -> Any:
+    """The group of modules that a hook moves to the device and back; None for any other hook."""
+    return getattr(hook, "group", None)
 
 
 def _layers_of(block: Layer, layers: tuple[Layer, ...]) -> tuple[int, ...]:
@@ -147,7 +158,7 @@ def _check_whole(denoiser: nn.Module) -> None:
 
 def _check_group(hook: Any) -> None:
     """Streams and disks are filled from a list of the parameters that were there when offload was enabled."""
-    group = getattr(hook, "group", None)
+    group = _group_of(hook)
     if group is None:
         return
     if group.stream is not None or group.offload_to_disk_path is not None:
