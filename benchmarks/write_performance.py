@@ -120,8 +120,8 @@ def gpu_first_look() -> str:
         f"{profile['dense_kernels_ms_batch_8']:.1f} ms of the dense model's kernels are not pruned at all (norms, "
         f"modulations, the 28 embedders of timestep and class), which bounds the gain at {bound:.1f}×; the rest "
         "is lost where narrow projections leave a part of the GPU idle. At batch 1 the matrix products are too small "
-        "to fill it, and halving them saves little. *Gathered* is too slow here by a fault of the benchmark, mended since: "
-        "it cut three times in two calls.\n\n" + table(headings, rows) + origin(record)
+        "to fill it, and halving them saves little. *Gathered* is too slow here by a fault of the benchmark, mended "
+        "since: it cut three times in two calls.\n\n" + table(headings, rows) + origin(record)
     )
 
 
