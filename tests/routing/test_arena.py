@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diff_es.routing.arena import Arena, arena_size, room
+from diff_es.routing.arena import Arena, arena_room, arena_size
 
 CPU = torch.device("cpu")
 SIZES = st.lists(st.integers(0, 9), min_size=1, max_size=6)
@@ -67,7 +67,7 @@ def test_with_room_two_neighbours_lie_side_by_side(stages: list[int], expected: 
 def test_a_streamed_model_takes_at_most_a_tenth_more() -> None:
     """Dense 1,000, of which 700 are of pruned layers; the stages keep nearly all of them."""
     dense, parked = 1000, 700
-    assert dense - parked + arena_size([690, 680, 700, 690], room(dense, parked)) == 1100
+    assert dense - parked + arena_size([690, 680, 700, 690], arena_room(dense, parked)) == 1100
 
 
 def test_every_weight_is_copied_once_a_run(monkeypatch: pytest.MonkeyPatch) -> None:

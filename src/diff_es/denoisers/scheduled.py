@@ -10,9 +10,6 @@ from diffusers import DiffusionPipeline
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-#: Where pipelines have their denoiser.
-_NAMES = ("transformer", "unet")
-
 
 def scheduled_timestep(denoiser: nn.Module) -> Tensor | None:
     """Return the entry of the scheduler's timesteps that the running step has, shape (), on the scheduler's device.
@@ -41,7 +38,7 @@ def _calling_pipeline(denoiser: nn.Module) -> Any:
     while frame is not None:
         if frame.f_code.co_name == "__call__":
             owner = frame.f_locals.get("self")
-            if isinstance(owner, DiffusionPipeline) and any(getattr(owner, n, None) is denoiser for n in _NAMES):
+            if isinstance(owner, DiffusionPipeline) and any(part is denoiser for part in vars(owner).values()):
                 return owner
         frame = frame.f_back  # type: ignore[assignment]
     return None

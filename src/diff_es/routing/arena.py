@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _SPARE = 10
 
 
-def room(dense: int, parked: int) -> int:
+def arena_room(dense: int, parked: int) -> int:
     """Return how much of the device the stages' weights may take, in the unit of the arguments.
 
     Args:
@@ -61,7 +61,7 @@ class Arena:
         #: Entries at the far end of what each side holds that are not there.
         self._missing = [0, 0]
         self._copies = _Copies(device)
-        self._copies.use(self._memory)
+        self._copies.keep(self._memory)
 
     def close(self) -> None:
         """Wait until nothing is copied any more, so that the memory may be used for something else at once."""
@@ -126,7 +126,7 @@ class _Copies:
         self._device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
-    def use(self, memory: Tensor) -> None:
+    def keep(self, memory: Tensor) -> None:
         """Have memory that is freed without more ado kept until the copies to it are done."""
         if self._stream is not None:
             memory.record_stream(self._stream)

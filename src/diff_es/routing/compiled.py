@@ -73,8 +73,8 @@ def compile_(pipe: Any, what: Compiled = "denoiser", *, cuda_graphs: bool | None
             f"mode={options['mode']!r} records CUDA graphs of its own: give mode='max-autotune-no-cudagraphs', or "
             "cuda_graphs=False."
         )
-    blocks = [denoiser.get_submodule(layer.name) for layer in spec_of(denoiser).blocks(denoiser)]
-    blocks = blocks if what == "blocks" else []
+    layers = spec_of(denoiser).blocks(denoiser) if what == "blocks" else ()
+    blocks = tuple(denoiser.get_submodule(layer.name) for layer in layers)
     _allow_graphs()
     forward: Callable[..., Any] = denoiser.forward
     # Automatic dynamic shapes would make one slower graph out of those of two stages.
@@ -85,7 +85,7 @@ def compile_(pipe: Any, what: Compiled = "denoiser", *, cuda_graphs: bool | None
         forward = torch.compile(forward, **settings)
     if graphs:
         forward = CudaGraphs(denoiser, forward)
-    vars(denoiser)[_STATE] = _Before(vars(denoiser).get("forward"), tuple(blocks), forward)
+    vars(denoiser)[_STATE] = _Before(vars(denoiser).get("forward"), blocks, forward)
     vars(denoiser)["forward"] = forward
 
 

@@ -12,7 +12,7 @@ import torch
 
 from diff_es.denoisers import dense_denoiser_of, spec_of
 from diff_es.errors import InputError
-from diff_es.routing.arena import arena_size, room
+from diff_es.routing.arena import arena_room, arena_size
 from diff_es.routing.residence import Mode
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def weight_bytes(denoiser: nn.Module, source: ThinSource, schedule: PruningSched
         whole.append(sum(sizes.values()))
     dense = _dense_bytes(denoiser)
     parked = sum(layer_bytes(denoiser, layers[i], None) for i in pruned)
-    streamed = dense - parked + arena_size(whole, room(dense, parked))
+    streamed = dense - parked + arena_size(whole, arena_room(dense, parked))
     return {"resident": dense + sum(thin), "stream": streamed, "gather": dense + max(thin)}
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from diff_es.errors import UnsupportedModelError
-from diff_es.routing.arena import Arena, room
+from diff_es.routing.arena import Arena, arena_room
 from diff_es.routing.cutter import Cutter
 from diff_es.routing.slots import Value
 
@@ -61,7 +61,7 @@ class Stream:
             _StageWeights([self._stage_values(stage, index, row) for index in self._changed])
             for stage, row in enumerate(schedule.layer_levels)
         )
-        allowed = room(_bytes(self._denoiser.parameters()), _bytes(self._dense_parameters()))
+        allowed = arena_room(_bytes(self._denoiser.parameters()), _bytes(self._dense_parameters()))
         self._room = allowed // self._stages[0].block.element_size() // _ALIGNMENT * _ALIGNMENT
 
     def enter(self, stage: int | None) -> None:
