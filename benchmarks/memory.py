@@ -20,7 +20,7 @@ from diff_es.baselines.stitching import stitch_
 from diff_es.denoisers import denoiser_of
 from diff_es.evaluation.memory import ResidentGauge
 from diff_es.routing import apply_
-from diff_es.routing.planner import weight_bytes
+from diff_es.routing.sizes import weight_bytes
 from diff_es.schedule import PruningSchedule
 from inference import runner
 from random_models import MODELS, RandomModel, RandomPruning, schedule_of

@@ -204,8 +204,8 @@ def _(lab: Lab) -> None:
 @case(
     "a memory limit that no memory mode fits",
     REFUSED,
-    "memory_limit=100 bytes (0.00 GiB): the weights take at least … GiB (mode 'gather'). Allow or free more, or "
-    "offload the model (pipe.enable_model_cpu_offload()).",
+    "memory_limit=100 bytes (0.00 GiB): the weights take at least … GiB (mode 'gather'). Allow or free more, use "
+    "a smaller dtype, or offload the model (pipe.enable_model_cpu_offload()).",
 )
 def _(lab: Lab) -> None:
     pipe = tiny_pipe()

@@ -12,15 +12,13 @@ from diffusers import DiTPipeline
 from diff_es.bank import Bank
 from diff_es.errors import InputError
 from diff_es.fitness import TrajectoryFitness, plan_search, spare_bytes
-from diff_es.fitness.memory import first_that_fits
-from diff_es.routing import Mode, choose_mode
-from diff_es.routing.planner import weight_bytes
+from diff_es.routing import Mode, ModePlan, choose_mode
+from diff_es.routing.sizes import weight_bytes
 from diff_es.sampling import Requests
 from support import SAMPLER, tiny_bank, tiny_pipe
 
 PROBES = Requests.cycle(range(10), 3, 200)
 MODES: tuple[Mode, ...] = ("resident", "gather", "stream")
-NEEDED: dict[Mode, int] = {"resident": 100, "gather": 60, "stream": 40}
 
 
 @cache
@@ -56,7 +54,7 @@ def test_every_mode_gives_the_same_scores(pipe: DiTPipeline, bank: Bank, mode: M
 def test_nothing_limits_a_search_on_a_cpu(pipe: DiTPipeline, bank: Bank) -> None:
     plan = plan_search(pipe, bank, bank.uniform_allocation(), bank.space(0.5))
     assert (plan.mode, plan.limit) == ("resident", None)
-    assert plan.why.startswith("resident: the weights take up to 0.00 GiB, and nothing limits them")
+    assert plan.why == "resident: its weights take up to 0.00 GiB, and nothing limits them."
 
 
 def test_the_plan_bounds_every_schedule_of_the_search(pipe: DiTPipeline, bank: Bank) -> None:
@@ -86,21 +84,12 @@ def test_a_search_that_fits_in_no_mode_is_refused(pipe: DiTPipeline, bank: Bank)
     with pytest.raises(InputError, match=r"memory_limit=1000 bytes.*at least"):
         plan_search(pipe, bank, allocation, space, 1000)
     usual = choose_mode(pipe, bank, allocation.resolve(space.uniform())).weight_bytes
-    with pytest.raises(InputError, match=r"up to .* GiB of device memory in mode 'gather'.*smaller dtype"):
+    with pytest.raises(InputError, match=r"at least .* GiB \(mode 'gather'\).*smaller dtype"):
         plan_search(pipe, bank, allocation, space, usual["gather"])
 
 
-@pytest.mark.parametrize(
-    ("limit", "mode"),
-    [(None, "resident"), (134, "resident"), (133, "gather"), (80, "gather"), (79, "stream"), (40, "stream")],
-)
-def test_a_quarter_is_left_free_where_a_mode_can(limit: int | None, mode: Mode) -> None:
-    plan = first_that_fits(MODES, NEEDED, limit)
-    assert (plan.mode, plan.limit, plan.weight_bytes) == (mode, limit, NEEDED)
-
-
-def test_what_is_kept_for_later_candidates_shares_what_is_left() -> None:
-    assert spare_bytes(first_that_fits(MODES, NEEDED, None), 1000) == 1000
-    assert spare_bytes(first_that_fits(MODES, NEEDED, 140), 1000) == 10
-    assert spare_bytes(first_that_fits(MODES, NEEDED, 140), 5) == 5
-    assert spare_bytes(first_that_fits(MODES, NEEDED, 40), 1000) == 0
+@pytest.mark.parametrize(("limit", "kept"), [(None, 1000), (140, 10), (100, 0)])
+def test_what_is_kept_for_later_candidates_shares_what_is_left(limit: int | None, kept: int) -> None:
+    plan = ModePlan("resident", {"resident": 100}, limit, "")
+    assert spare_bytes(plan, 1000) == kept
+    assert spare_bytes(plan, 5) == min(kept, 5)

@@ -11,8 +11,9 @@ from torch import nn
 
 from diff_es.bank import Bank
 from diff_es.errors import InputError
-from diff_es.routing import choose_mode, routed
-from diff_es.routing.planner import ModePlan, weight_bytes
+from diff_es.routing import Mode, choose_mode, routed
+from diff_es.routing.planner import BESIDE_A_RUN, ModePlan, Room
+from diff_es.routing.sizes import weight_bytes
 from diff_es.routing.stream import _ALIGNMENT
 from diff_es.schedule import PruningSchedule
 from support import METHODS, call_at, timestep_in
@@ -78,9 +79,9 @@ def test_the_fastest_mode_that_fits_is_chosen_with_a_reason(
 ) -> None:
     free = choose_mode(pipe, bank, schedule)
     assert (free.mode, free.limit) == ("resident", None)
-    assert "nothing is faster" in free.why
+    assert free.why.endswith("GiB, and nothing limits them.")
     exact = choose_mode(pipe, bank, schedule, free.weight_bytes["resident"])
-    assert exact.mode == "resident"
+    assert exact.mode == "resident" and "nothing is faster" in exact.why
     tight = choose_mode(pipe, bank, schedule, free.weight_bytes["resident"] - 1)
     assert tight.mode == "gather", "on a CPU there is nothing to stream from"
     assert "resident would take" in tight.why
@@ -91,6 +92,25 @@ def test_a_limit_that_nothing_fits_is_refused_with_what_is_needed(
 ) -> None:
     with pytest.raises(InputError, match=r"memory_limit=1000 bytes.*at least.*mode 'gather'.*offload"):
         choose_mode(pipe, bank, schedule, 1000)
+
+
+@pytest.mark.parametrize(
+    ("limit", "mode", "streams"),
+    [
+        (None, "resident", True),
+        (134, "resident", True),
+        (133, "gather", True),
+        (80, "gather", True),
+        (79, "stream", True),
+        (40, "stream", True),
+        (79, "gather", False),
+    ],
+)
+def test_a_quarter_is_left_free_where_a_mode_can(limit: int | None, mode: Mode, streams: bool) -> None:
+    needed: dict[Mode, int] = {"resident": 100, "gather": 60, "stream": 40}
+    plan = Room(limit, BESIDE_A_RUN, "", streams).plan(needed, ("resident", "gather", "stream"))
+    assert (plan.mode, plan.limit, plan.weight_bytes) == (mode, limit, needed)
+    assert ("25% is for all else" in plan.why) == (mode != "resident")
 
 
 class Gpu:

@@ -12,7 +12,7 @@ from rich.console import Console
 from diff_es.errors import InputError
 from diff_es.pruning import BankConfig
 from diff_es.routing import Router
-from diff_es.routing.planner import weight_bytes
+from diff_es.routing.sizes import weight_bytes
 from diff_es.run import Session, compress
 from diff_es.run.estimate import estimate
 from diff_es.run.measure import Bench
@@ -100,14 +100,14 @@ def test_mode_and_memory_are_said_before_the_run(
     console = Console(width=200)
     with console.capture() as captured:
         console.print(estimate_table(predicted))
-    assert "gather: the weights take up to 0.00 GiB of 0.00; resident would take" in captured.get()
+    assert "gather: its weights take up to 0.00 of 0.00 GiB; resident would take" in captured.get()
     folder = finished.copy(tmp_path / "run")
     with caplog.at_level(logging.INFO, "diff_es"):
         compress(finished.recipe, folder, resume=True)
         assert "Memory mode" not in caplog.text, "nothing is left to search"
         (folder / "search" / "sensitivity" / "result.json").unlink()
         compress(finished.recipe, folder, resume=True)
-    assert "as predicted: resident: the weights take up to 0.00 GiB, and nothing limits them." in caplog.text
+    assert "as predicted: resident: its weights take up to 0.00 GiB, and nothing limits them." in caplog.text
 
 
 def test_the_next_search_of_a_worker_finds_the_weights_of_the_last_one_gone(

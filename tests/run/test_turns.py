@@ -15,7 +15,7 @@ from diff_es.bank import Bank
 from diff_es.errors import InputError
 from diff_es.evaluation import Cost
 from diff_es.routing import Mode, Router
-from diff_es.routing.planner import weight_bytes
+from diff_es.routing.sizes import weight_bytes
 from diff_es.run.measure import Bench, Contestant
 from diff_es.run.turns import plan_turns
 from support import PLAN, REQUESTS, SAMPLER, same_state, snapshot, tiny_bank, tiny_pipe

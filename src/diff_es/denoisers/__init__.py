@@ -60,17 +60,27 @@ def denoiser_of(pipe: Any) -> nn.Module:
     Raises:
         UnsupportedModelError: the pipeline has none, one without a spec, or one that torch.compile wraps.
     """
+    name, denoiser = any_denoiser_of(pipe)
+    if hasattr(denoiser, "_orig_mod"):
+        raise UnsupportedModelError(
+            f"pipe.{name} is wrapped by torch.compile, and what is routed inside would not be seen: set "
+            f"pipe.{name} = pipe.{name}._orig_mod, and compile its forward once it is routed, as in "
+            f"pipe.{name}.forward = torch.compile(pipe.{name}.forward)."
+        )
+    spec_of(denoiser)
+    return denoiser
+
+
+def any_denoiser_of(pipe: Any) -> tuple[str, nn.Module]:
+    """Return the name and the module of a pipeline's denoiser, also of one that cannot be pruned.
+
+    Raises:
+        UnsupportedModelError: the pipeline has none.
+    """
     for name in ("transformer", "unet"):
         denoiser: nn.Module | None = getattr(pipe, name, None)
         if denoiser is not None:
-            if hasattr(denoiser, "_orig_mod"):
-                raise UnsupportedModelError(
-                    f"pipe.{name} is wrapped by torch.compile, and what is routed inside would not be seen: set "
-                    f"pipe.{name} = pipe.{name}._orig_mod, and compile its forward once it is routed, as in "
-                    f"pipe.{name}.forward = torch.compile(pipe.{name}.forward)."
-                )
-            spec_of(denoiser)
-            return denoiser
+            return name, denoiser
     raise UnsupportedModelError(f"{type(pipe).__name__} has no denoiser: neither `transformer` nor `unet`.")
 
 

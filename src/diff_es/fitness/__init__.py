@@ -2,9 +2,6 @@
 
 from diff_es.fitness.batching import BatchChoice as BatchChoice
 from diff_es.fitness.batching import choose_batch_size as choose_batch_size
-from diff_es.fitness.memory import first_that_fits as first_that_fits
-from diff_es.fitness.memory import leaves_room as leaves_room
-from diff_es.fitness.memory import modes_on as modes_on
 from diff_es.fitness.memory import plan_search as plan_search
 from diff_es.fitness.memory import spare_bytes as spare_bytes
 from diff_es.fitness.result import Result as Result

@@ -1,30 +1,31 @@
-"""Choose where the stages' weights live: the fastest memory mode that fits a limit, with the reason."""
+"""Choose where the stages' weights live: the first memory mode that fits into the room there is, with the reason."""
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from diff_es.denoisers import dense_denoiser_of, spec_of
+from diff_es.denoisers import dense_denoiser_of
 from diff_es.errors import InputError
-from diff_es.routing.arena import arena_room, arena_size
 from diff_es.routing.residence import Mode
+from diff_es.routing.sizes import dense_bytes, weight_bytes
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from diff_es.bank import ThinSource
-    from diff_es.denoisers import Layer
     from diff_es.schedule import PruningSchedule
 
 _GIB = 2**30
 #: Share of the free memory that weights may take where no limit is given: activations and the autoencoder want some.
 _FOR_WEIGHTS = 0.8
+#: The same for a run, which wants more beside them: outputs kept for replay, thin layers kept for later candidates.
+BESIDE_A_RUN = 0.75
+#: The fastest first; "gather" comes last because it cuts weights at every stage switch.
+FASTEST_FIRST: tuple[Mode, ...] = ("resident", "stream", "gather")
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class ModePlan:
     """What each memory mode takes, and which one to use.
 
     Attributes:
-        mode: The fastest that fits.
+        mode: The first in the order of preference that fits.
         weight_bytes: For each mode, device memory for the denoiser's weights while it runs.
         limit: Device memory that there is for them, and for activations where it was not given; None where nothing
             limits it.
@@ -43,6 +44,76 @@ class ModePlan:
     weight_bytes: Mapping[Mode, int]
     limit: int | None
     why: str
+
+
+@dataclass(frozen=True)
+class Room:
+    """Device memory that a denoiser's weights may take.
+
+    Attributes:
+        limit: Bytes that there are; None where nothing limits them.
+        share: Part of the limit that weights should take at most: something else wants the rest.
+        origin: Where the limit comes from, for messages.
+        streams: Whether the device is another than the host, so that there is something to stream from.
+    """
+
+    limit: int | None
+    share: float
+    origin: str
+    streams: bool
+
+    @classmethod
+    def of(cls, denoiser: nn.Module, memory_limit: int | None, *, share: float) -> Room:
+        """Return what there is where a denoiser runs, also where it is offloaded meanwhile.
+
+        Args:
+            denoiser: The dense denoiser.
+            memory_limit: Bytes; by default what is free on the device or the denoiser's already, and as much as is
+                wanted on a CPU.
+            share: See the attribute.
+        """
+        device = _runs_on(denoiser)
+        streams = device.type != "cpu"
+        if memory_limit is not None:
+            return cls(memory_limit, share, f"memory_limit={memory_limit}", streams)
+        free = _free(denoiser, device)
+        return cls(free, share, f"{device} has free {free}", streams)
+
+    def holds(self, taken: int) -> bool:
+        """Whether weights of so many bytes keep to their share."""
+        return self.limit is None or taken <= self.share * self.limit
+
+    def plan(self, needed: Mapping[Mode, int], preference: Sequence[Mode] = FASTEST_FIRST) -> ModePlan:
+        """Choose the first mode that keeps to its share; where none does, the one that takes least.
+
+        Args:
+            needed: Bytes that the weights take in each mode.
+            preference: The best first.
+
+        Raises:
+            InputError: not even the least fits.
+        """
+        modes = [mode for mode in preference if self.streams or mode != "stream"]
+        least = min(modes, key=lambda mode: needed[mode])
+        if self.limit is not None and needed[least] > self.limit:
+            raise InputError(
+                f"{self.origin} bytes ({self.limit / _GIB:.2f} GiB): the weights take at least "
+                f"{needed[least] / _GIB:.2f} GiB (mode {least!r}). Allow or free more, use a smaller dtype, or offload "
+                "the model (pipe.enable_model_cpu_offload())."
+            )
+        mode = next((mode for mode in modes if self.holds(needed[mode])), least)
+        return ModePlan(mode, needed, self.limit, self._why(mode, modes, needed))
+
+    def _why(self, mode: Mode, modes: Sequence[Mode], needed: Mapping[Mode, int]) -> str:
+        text = f"{mode}: its weights take up to {needed[mode] / _GIB:.2f}"
+        if self.limit is None:
+            return f"{text} GiB, and nothing limits them."
+        text += f" of {self.limit / _GIB:.2f} GiB"
+        better = [f"{other} would take {needed[other] / _GIB:.2f}" for other in modes[: modes.index(mode)]]
+        if not better:
+            return f"{text}, and nothing is faster."
+        beside = f", and {1 - self.share:.0%} is for all else" if self.share < 1 else ""
+        return f"{text}; {' and '.join(better)}{beside}."
 
 
 def choose_mode(pipe: Any, source: ThinSource, schedule: PruningSchedule, memory_limit: int | None = None) -> ModePlan:
@@ -65,28 +136,8 @@ def choose_mode(pipe: Any, source: ThinSource, schedule: PruningSchedule, memory
         InputError: no mode fits; the message says what the smallest takes.
     """
     denoiser = dense_denoiser_of(pipe)
-    device = _runs_on(denoiser)
-    needed = weight_bytes(denoiser, source, schedule)
-    limit = _free(denoiser, device) if memory_limit is None else memory_limit
-    share = 1.0 if memory_limit is not None else _FOR_WEIGHTS
-    # On a CPU the device is the host, and there is nothing to stream from.
-    modes: tuple[Mode, ...] = ("resident", "gather") if device.type == "cpu" else ("resident", "stream", "gather")
-    least = min(modes, key=lambda mode: needed[mode])
-    if limit is not None and needed[least] > limit:
-        what = f"memory_limit={limit}" if memory_limit is not None else f"{device} has free {limit}"
-        raise InputError(
-            f"{what} bytes ({limit / _GIB:.2f} GiB): the weights take at least {needed[least] / _GIB:.2f} GiB (mode "
-            f"{least!r}). Allow or free more, or offload the model (pipe.enable_model_cpu_offload())."
-        )
-    mode = next((mode for mode in modes if limit is None or needed[mode] <= share * limit), least)
-    return ModePlan(mode, needed, limit, _reason(mode, modes, needed, limit))
-
-
-def _reason(mode: Mode, modes: tuple[Mode, ...], needed: Mapping[Mode, int], limit: int | None) -> str:
-    faster = [f"{other} would take {needed[other] / _GIB:.2f}" for other in modes[: modes.index(mode)]]
-    because = f", {' and '.join(faster)}" if faster else ", and nothing is faster"
-    of = "" if limit is None else f" of {limit / _GIB:.2f}"
-    return f"{mode}: its weights take {needed[mode] / _GIB:.2f}{of} GiB{because}."
+    room = Room.of(denoiser, memory_limit, share=_FOR_WEIGHTS if memory_limit is None else 1.0)
+    return room.plan(weight_bytes(denoiser, source, schedule))
 
 
 def _runs_on(denoiser: nn.Module) -> torch.device:
@@ -101,52 +152,5 @@ def _free(denoiser: nn.Module, device: torch.device) -> int | None:
         return None
     free, _ = torch.cuda.mem_get_info(device)
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    occupied = _dense_bytes(denoiser) if next(denoiser.parameters()).device == device else 0
+    occupied = dense_bytes(denoiser) if next(denoiser.parameters()).device == device else 0
     return int(free) + unused + occupied
-
-
-def _dense_bytes(denoiser: nn.Module) -> int:
-    return sum(parameter.nbytes for parameter in denoiser.parameters())
-
-
-def weight_bytes(denoiser: nn.Module, source: ThinSource, schedule: PruningSchedule) -> dict[Mode, int]:
-    """Return the device memory that a denoiser's weights take in each mode, computed without cutting any."""
-    layers = spec_of(denoiser).layers(denoiser, blocks=source.depth)
-    pruned = [index for index in range(len(layers)) if any(row[index] for row in schedule.layer_levels)]
-    thin, whole = [], []
-    for stage, row in enumerate(schedule.layer_levels):
-        kept = {i: source.kept(stage, layers[i], row[i]) if row[i] else None for i in pruned}
-        sizes = {i: layer_bytes(denoiser, layers[i], groups) for i, groups in kept.items()}
-        thin.append(sum(size for i, size in sizes.items() if row[i]))
-        whole.append(sum(sizes.values()))
-    dense = _dense_bytes(denoiser)
-    parked = sum(layer_bytes(denoiser, layers[i], None) for i in pruned)
-    streamed = dense - parked + arena_size(whole, arena_room(dense, parked))
-    return {"resident": dense + sum(thin), "stream": streamed, "gather": dense + max(thin)}
-
-
-def layer_bytes(denoiser: nn.Module, layer: Layer, kept: Tensor | None) -> int:
-    """Return the bytes of a layer's parameters when only some groups are kept (None: all of them).
-
-    Biases of output projections count as if every level had its own. A dropped block has no weights of its own.
-    """
-    split = layer.split(kept) if kept is not None else None
-    gone = [own.count - len(split[i]) if split is not None else 0 for i, own in enumerate(layer.families)]
-    rows, columns = Counter[str](), Counter[str]()
-    for own, count in zip(layer.families, gone, strict=True):
-        for lost, spans in ((rows, own.rows), (columns, own.columns)):
-            for span in spans:
-                lost[span.path] += span.size * count
-    inputs = sum(_module_bytes(denoiser, path, 0, rows[path]) for path in layer.inputs)
-    return inputs + sum(_module_bytes(denoiser, path, 1, columns[path]) for path in layer.outputs)
-
-
-def _module_bytes(denoiser: nn.Module, path: str, dimension: int, gone: int) -> int:
-    """Bytes of a module without some rows (dimension 0) or columns (1); a vector has no columns to lose."""
-    total = 0
-    for parameter in denoiser.get_submodule(path).parameters(recurse=False):
-        shape = list(parameter.shape)
-        if dimension < len(shape):
-            shape[dimension] -= gone
-        total += math.prod(shape) * parameter.element_size()
-    return total

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from pydantic import TypeAdapter
 
 from diff_es.artifacts import MANIFEST, SETTINGS, claim, read_record, sha256, write_record
 from diff_es.bank import Pruned
-from diff_es.denoisers import Fingerprint, fingerprint
+from diff_es.denoisers import Fingerprint, any_denoiser_of, fingerprint
 from diff_es.errors import InputError
 from diff_es.evaluation import Environment, Measurement, Protocol, Samples, environment, stored
 from diff_es.evaluation.clip import DEFAULT_MODEL
@@ -239,20 +238,7 @@ def _settings(pipe: Any, artefact: str, sampler: SamplerConfig, requests: ImageR
     """Describe the images; the pipeline is dense still."""
     scheduler = hashlib.sha256(pipe.scheduler.to_json_string().encode()).hexdigest()
     name = f"{type(pipe.scheduler).__name__} {scheduler}"
-    return ImageSettings(fingerprint(_denoiser(pipe)), artefact, name, sampler, requests)
-
-
-def _denoiser(pipe: Any) -> torch.nn.Module:
-    """Return the denoiser, also one that cannot be pruned: a dense model may be judged all the same.
-
-    Raises:
-        InputError: there is none.
-    """
-    for name in ("transformer", "unet"):
-        denoiser: torch.nn.Module | None = getattr(pipe, name, None)
-        if denoiser is not None:
-            return denoiser
-    raise InputError(f"{type(pipe).__name__} has no denoiser: neither `transformer` nor `unet`.")
+    return ImageSettings(fingerprint(any_denoiser_of(pipe)[1]), artefact, name, sampler, requests)
 
 
 def _check_fit(protocol: NamedProtocol, pipe: Any) -> None:

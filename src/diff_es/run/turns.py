@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from diff_es.denoisers import denoiser_of
-from diff_es.fitness import first_that_fits, leaves_room, modes_on
-from diff_es.routing import Mode, choose_mode
+from diff_es.routing import Mode
+from diff_es.routing.planner import BESIDE_A_RUN, FASTEST_FIRST, Room
+from diff_es.routing.sizes import dense_bytes, weight_bytes
 
 if TYPE_CHECKING:
     from diff_es.bank import ThinSource
     from diff_es.schedule import PruningSchedule
-
-#: The fastest first.
-_MODES: tuple[Mode, ...] = ("resident", "stream", "gather")
 
 
 @dataclass(frozen=True)
@@ -51,10 +49,11 @@ def plan_turns(
     if not pruned:
         return Turns("resident", together=True, why="Nothing is pruned.")
     torch.cuda.empty_cache()  # what torch has put aside is free as well
-    plans = [choose_mode(pipe, source, schedule, memory_limit) for source, schedule in pruned]
-    largest = {mode: max(plan.weight_bytes[mode] for plan in plans) for mode in _MODES}
-    plan = first_that_fits(modes_on(pipe, _MODES), largest, plans[0].limit)
-    dense = sum(parameter.nbytes for parameter in denoiser_of(pipe).parameters())
-    all_resident = dense + sum(own.weight_bytes["resident"] - dense for own in plans)
-    together = plan.mode == "resident" and leaves_room(all_resident, plan.limit)
+    denoiser = denoiser_of(pipe)
+    needed = [weight_bytes(denoiser, source, schedule) for source, schedule in pruned]
+    room = Room.of(denoiser, memory_limit, share=BESIDE_A_RUN)
+    plan = room.plan({mode: max(own[mode] for own in needed) for mode in FASTEST_FIRST})
+    dense = dense_bytes(denoiser)
+    all_resident = dense + sum(own["resident"] - dense for own in needed)
+    together = plan.mode == "resident" and room.holds(all_resident)
     return Turns(plan.mode, together, plan.why if together else f"{plan.why} Each is cut anew when its turn comes.")
