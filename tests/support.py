@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from diff_es.bank import Bank
 from diff_es.calibration import CalibrationConfig, CalibrationStats, DatasetSource, calibrate
@@ -133,3 +135,15 @@ def call_at(timestep: int, rows: int = 2, dtype: torch.dtype = torch.float32) ->
 def timestep_in(stage: int) -> int:
     """A sampler step of a stage of `PLAN`."""
     return int(PLAN.timesteps[PLAN.stage_of_step.index(stage)])
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers how many elements the largest floating-point tensor had that any operation returned."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        sizes = (leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, Tensor) and leaf.is_floating_point())
+        self.elements = max(self.elements, *sizes, 0)
+        return result

@@ -24,6 +24,8 @@ AGREEMENT = "label_agreement"
 DENSE = "dense"
 #: Wider features make a Fréchet distance too slow to compute hundreds of times.
 _MAX_RESAMPLED_WIDTH = 512
+#: Pixels that are compared at a time, at least one image: SSIM takes some 300 bytes for each of them.
+_COMPARED_PIXELS = 2**20
 
 
 @dataclass(frozen=True)
@@ -81,14 +83,26 @@ class ImageScores:
 
 
 def fidelity(own: Mapping[str, Tensor], dense: Mapping[str, Tensor], names: tuple[str, ...]) -> dict[str, Tensor]:
-    """Compare stored samples with the dense ones of the same seeds.
+    """Compare stored samples with the dense ones of the same seeds, a few at a time.
 
     Args:
-        own: "images" (N, H, W, 3) uint8 and "latents" (N, C, h, w).
+        own: "images" (N, H, W, 3) uint8 and "latents" (N, C, h, w); latents only where a metric needs them.
         dense: The same of the dense model.
         names: Registered metrics that compare with dense.
     """
-    candidates, references = _as_compared(own), _as_compared(dense)
+    count, height, width, _ = own["images"].shape
+    size = max(1, _COMPARED_PIXELS // (height * width))
+    parts = [_compared(own, dense, names, slice(first, first + size)) for first in range(0, count, size)]
+    return {name: torch.cat([part[name] for part in parts]) for name in names}
+
+
+def _compared(
+    own: Mapping[str, Tensor], dense: Mapping[str, Tensor], names: tuple[str, ...], rows: slice
+) -> dict[str, Tensor]:
+    """Compare some rows."""
+    candidates, references = (
+        {kind: _as_compared(kind, values[rows]) for kind, values in side.items()} for side in (own, dense)
+    )
     return {
         name: metrics[name](candidates[metrics[name].needs], references[metrics[name].needs]).double() for name in names
     }
@@ -175,6 +189,6 @@ def _resampled_values(scores: ImageScores, judge: Judge | None, *, distances: bo
     return values
 
 
-def _as_compared(samples: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _as_compared(kind: str, values: Tensor) -> Tensor:
     """Stored samples as the metrics read them: images (N, 3, H, W) in [0, 1]."""
-    return {"images": samples["images"].permute(0, 3, 1, 2).float() / 255, "latents": samples["latents"]}
+    return values.permute(0, 3, 1, 2).float() / 255 if kind == "images" else values
