@@ -268,7 +268,8 @@ SMALL = replace(DENSE, protocol=TINY.name, images=2)
 @case(
     "evaluate: folder of another evaluation",
     "refused; what is there stays",
-    "…quality/images was made with other settings (see …settings.json); choose another folder or remove it.",
+    "…quality/images was made with other settings (sampler.num_inference_steps is 2 there, 3 here; see "
+    "…settings.json); choose another folder or remove it.",
 )
 def _(lab: Lab) -> None:
     output = lab.folder / "quality"

@@ -94,7 +94,8 @@ def test_a_search_seed_changes_the_search_and_nothing_else(finished: Finished, t
         json.loads((tmp_path / str(i) / "search" / "uniform" / "journal.jsonl").read_text().splitlines()[0])
         for i in range(3)
     ]
-    assert headers[0]["fingerprint"] == headers[1]["fingerprint"] != headers[2]["fingerprint"]
+    assert headers[0] == headers[1] != headers[2]
+    assert [header["fitness"]["seed"] for header in headers] == [0, 0, 1]
 
 
 def test_probes_of_no_search_seed_are_evaluated(finished: Finished, tmp_path: Path) -> None:

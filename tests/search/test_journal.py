@@ -236,6 +236,7 @@ def test_a_removed_or_repeated_line_is_noticed(written: Path, tmp_path: Path) ->
         (replace(HEADER, space=space_of((2, 2, 1, 3), 6, 0.25)), r"space.sparsity is 0.5 there, 0.25 here"),
         (replace(HEADER, config=replace(CONFIG, seed=6)), "config.seed is 5 there, 6 here"),
         (replace(HEADER, starts=((1, 2, 3, 4),)), "starts is .* there"),
+        (replace(HEADER, fitness={"device": "cuda"}), "fitness.device is None there, 'cuda' here"),
     ],
 )
 def test_a_journal_of_another_search_is_refused(written: Path, header: JournalHeader, message: str) -> None:
@@ -243,14 +244,14 @@ def test_a_journal_of_another_search_is_refused(written: Path, header: JournalHe
         Journal(written, header)
 
 
-@pytest.mark.parametrize("version", [1, 3])
+@pytest.mark.parametrize("version", [2, 4])
 def test_another_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int) -> None:
     with monkeypatch.context() as other:
         other.setattr("diff_es.search.journal.VERSION", version)
         Journal(tmp_path / "j", HEADER).close()
-    with pytest.raises(ArtifactError, match=f"format version {version}, this Diff-ES reads 2"):
+    with pytest.raises(ArtifactError, match=f"format version {version}, this Diff-ES reads 3"):
         Journal(tmp_path / "j", HEADER)
-    with pytest.raises(ArtifactError, match=f"format version {version}, this Diff-ES reads 2"):
+    with pytest.raises(ArtifactError, match=f"format version {version}, this Diff-ES reads 3"):
         read_entries(tmp_path / "j")
 
 

@@ -12,7 +12,7 @@ import torch
 
 from diff_es.artifacts import read_record, slugs, write_record
 from diff_es.bank import Bank
-from diff_es.denoisers import Fingerprint, denoiser_of, fingerprint
+from diff_es.denoisers import denoiser_of
 from diff_es.evaluation import (
     Contender,
     Cost,
@@ -41,9 +41,10 @@ from diff_es.evaluation import (
 from diff_es.evaluation.caches import Cache
 from diff_es.evaluation.classifier import NAMES
 from diff_es.fitness import run
+from diff_es.run.image_settings import ImageSettings, image_settings
 from diff_es.run.tasks import make_images
 from diff_es.run.turns import Turns, plan_turns
-from diff_es.sampling import ImageRequests, PromptRequests, Requests, SamplerConfig
+from diff_es.sampling import ImageRequests, PromptRequests, SamplerConfig
 from diff_es.schedule import PruningSchedule
 
 if TYPE_CHECKING:
@@ -80,19 +81,6 @@ class Contestant:
     description: str
     schedule: PruningSchedule | None = None
     bank: Bank | None = None
-    cache: Cache | None = None
-
-
-@dataclass(frozen=True)
-class ImageSettings:
-    """What stored images depend on; a folder of other images is refused."""
-
-    fingerprint: Fingerprint
-    scheduler: str
-    sampler: SamplerConfig
-    requests: Requests | PromptRequests
-    schedule: PruningSchedule | None
-    bank: tuple[str, ...]
     cache: Cache | None = None
 
 
@@ -178,14 +166,9 @@ class Bench:
             make_chunk(folder, requests, self._produce, index, chunk=CHUNK, batch_size=batch_size)
 
     def _settings(self, entry: Contestant, requests: ImageRequests) -> ImageSettings:
-        return ImageSettings(
-            fingerprint=fingerprint(denoiser_of(self.pipe)),
-            scheduler=type(self.pipe.scheduler).__name__,
-            sampler=self.sampler,
-            requests=requests,
-            schedule=entry.schedule,
-            bank=tuple(file.sha256 for file in entry.bank.info.files) if entry.bank else (),
-            cache=entry.cache,
+        weights = tuple(file.sha256 for file in entry.bank.info.files) if entry.bank else ()
+        return image_settings(
+            self.pipe, self.sampler, requests, weights=weights, schedule=entry.schedule, cache=entry.cache
         )
 
     def assess(self, own: StoredSamples, dense: StoredSamples, requests: ImageRequests) -> Quality:

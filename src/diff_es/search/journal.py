@@ -1,6 +1,7 @@
 """The journal of a search: one line per evaluated schedule, written before the search goes on.
 
-The first line says what the fitness values depend on (format version, fingerprint, space, settings, starts). Every
+The first line says what the fitness values depend on (format version, fingerprint, named facts, space, settings,
+starts). Every
 line is one JSON object whose last entry is the CRC-32 of the rest of the line. A process that is killed can leave
 at most one incomplete line at the end; opening the journal again cuts it off. Anything else that is wrong is an error.
 
@@ -20,11 +21,11 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from diff_es.artifacts import sync
+from diff_es.artifacts import differences, sync
 from diff_es.errors import ArtifactError, InputError
 from diff_es.schedule import Levels, ScheduleSpace
 from diff_es.search.base import Candidate, Outcome
@@ -32,9 +33,9 @@ from diff_es.search.base import Candidate, Outcome
 logger = logging.getLogger(__name__)
 
 FORMAT = "diff-es search journal"
-VERSION = 2
+VERSION = 3
 #: What the fingerprint of a run's searches is made of.
-FINGERPRINTED = "model, bank, allocation, sampler, scheduler, probes and their prompts, batch size, metric and seed"
+FINGERPRINTED = "model, bank, allocation and prompts"
 _CHECKSUM = re.compile(rb',"crc32":"([0-9a-f]{8})"\}$')
 
 
@@ -66,12 +67,13 @@ class JournalHeader:
     """What the fitness values and the way of the search depend on.
 
     Attributes:
-        fingerprint: What else is behind the fitness, as the caller condenses it (`FINGERPRINTED`); no versions: a run
-            can be resumed after an upgrade.
+        fingerprint: What is behind the fitness and has no short name, as the caller condenses it (`FINGERPRINTED`); no
+            versions: a run can be resumed after an upgrade.
         space: The searched space.
         config: The settings of the algorithm (a dataclass of plain values).
         starts: The schedules that the user gave to start from.
         algorithm: Name of the algorithm where its settings do not tell; empty stands for the type of `config`.
+        fitness: What else is behind the fitness, by name, as plain JSON values.
     """
 
     fingerprint: str
@@ -79,6 +81,7 @@ class JournalHeader:
     config: Any
     starts: tuple[Levels, ...] = ()
     algorithm: str = ""
+    fitness: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Return the header line's content."""
@@ -86,6 +89,7 @@ class JournalHeader:
             "format": FORMAT,
             "version": VERSION,
             "fingerprint": self.fingerprint,
+            "fitness": dict(self.fitness),
             "space": asdict(self.space),
             "algorithm": self.algorithm or type(self.config).__name__,
             "config": asdict(self.config),
@@ -243,12 +247,13 @@ class Journal:
 
     def _check_header(self, found: dict[str, Any]) -> None:
         _check_format(self.path, found)
-        differences = list(_differences(found, self.header.as_json(), ""))
-        if differences:
+        found.pop("crc32", None)
+        others = differences(found, self.header.as_json())
+        if others:
             other = found.get("fingerprint") != self.header.fingerprint
             condensed = f"The fingerprint stands for {FINGERPRINTED}. " if other else ""
             raise ArtifactError(
-                f"{self.path} belongs to another search: {'; '.join(differences)}. "
+                f"{self.path} belongs to another search: {'; '.join(others)}. "
                 f"{condensed}Resume with the settings of that search, or choose another folder."
             )
 
@@ -309,7 +314,7 @@ def _check_format(path: Path, header: dict[str, Any]) -> None:
     if header.get("version") != VERSION:
         raise ArtifactError(
             f"{path} has format version {header.get('version')}, this Diff-ES reads {VERSION}; "
-            "use the version of Diff-ES that wrote it."
+            "use the version of Diff-ES that wrote it, or choose another folder."
         )
 
 
@@ -365,12 +370,3 @@ def _entry_from_json(content: dict[str, Any]) -> JournalEntry:
     )
     candidate = Candidate(levels, int(content["generation"]), int(content["child"]))
     return JournalEntry(candidate, outcome, float(content["seconds"]))
-
-
-def _differences(found: Any, wanted: Any, where: str) -> Iterator[str]:
-    """Name the entries in which two headers differ ("space.sparsity is 0.4 there, 0.5 here")."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        for key in sorted((found.keys() | wanted.keys()) - {"crc32"}):
-            yield from _differences(found.get(key), wanted.get(key), f"{where}.{key}" if where else key)
-    elif found != wanted:
-        yield f"{where} is {found!r} there, {wanted!r} here"

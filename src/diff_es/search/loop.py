@@ -75,8 +75,9 @@ def search_schedule(  # noqa: PLR0913
         InputError: the journal was opened for another search, or the fitness of every start is NaN or −inf.
     """
     if journal is not None:
-        mine = JournalHeader(journal.header.fingerprint, space, config, tuple(map(tuple, starts)))
-        if mine.as_json() != journal.header.as_json():
+        known = journal.header
+        mine = JournalHeader(known.fingerprint, space, config, tuple(map(tuple, starts)), fitness=known.fitness)
+        if mine.as_json() != known.as_json():
             raise InputError("journal: it was opened with another space, config or starts than the search is given.")
     algorithm = EvolutionarySearch(space, config, starts)
     return search_with(algorithm, in_process(fitness), journal, on_generation, seed=config.seed)
