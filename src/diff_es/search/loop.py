@@ -187,7 +187,7 @@ def _results(
         waiting, rival = algorithm.ask(), _rival(algorithm, outcomes)
         unknown = []
         for candidate in waiting:
-            known = journal.replayed(candidate, raced=rival is not None) if journal is not None else None
+            known = journal.reuse(candidate, raced=rival is not None) if journal is not None else None
             if known is None:
                 unknown.append(candidate)
             else:
