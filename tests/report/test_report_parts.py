@@ -128,6 +128,17 @@ def test_the_headline_says_how_fast_it_was_measured() -> None:
     )
 
 
+def test_the_headline_praises_no_unpruned_model() -> None:
+    """That one under a cache is always nearest to dense."""
+    rows = (
+        schedule("dense", None, 1.0, 30.0),
+        schedule("unpruned", (0, 0, 0), 0.99, 29.0),
+        schedule("pruned", (2, 4, 6), 0.8, 20.0),
+    )
+    assert headline(evaluation(*rows)).startswith("“pruned” stays nearest to dense: SSIM 0.80")
+    assert headline(evaluation(*rows[:2])) == "No schedule was evaluated, only the dense model."
+
+
 def test_the_headline_does_without_ssim_and_without_latency() -> None:
     def only(name: str, fid: float, levels: tuple[int, ...] | None) -> Any:
         own = schedule(name, levels, 0.5, {})
