@@ -122,6 +122,8 @@ def benchmark_table(result: Benchmark) -> Table:
         f"{pruned.macs_ratio:.1%} of the dense MACs; {least / dense.parameters:.0%} to {most / dense.parameters:.0%} "
         "of the parameters in use, by stage"
     )
+    if pruned.latency_mode not in {None, "resident"}:
+        title += f"; memory mode: {pruned.latency_mode}"
     if result.compiled is not None:
         title += f"; compiled: {result.compiled}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
