@@ -118,6 +118,18 @@ def _(lab: Lab) -> object:
 
 
 @case(
+    "a pipeline without a VAE, which works on pixels",
+    REFUSED,
+    "DiTPipeline has no VAE (pipe.vae), and what a search compares are its inputs and outputs: choose a latent "
+    "diffusion model.",
+)
+def _(lab: Lab) -> object:
+    pipe = tiny_pipe()
+    pipe.register_modules(vae=None)
+    return lab.refused_for(pipe)
+
+
+@case(
     "unsupported denoiser",
     REFUSED,
     "The denoiser UNet2DModel is not supported: did you mean 'UNet2DConditionModel'? Known: … To add it, register a "

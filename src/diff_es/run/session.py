@@ -39,6 +39,7 @@ from diff_es.fitness import (
     DEFAULT_REPLAY_BYTES,
     BatchChoice,
     TrajectoryFitness,
+    check_decoder,
     choose_batch_size,
     plan_search,
     spare_bytes,
@@ -119,6 +120,7 @@ class Session:
                 "calibration.source=sampling does not know; use source: dataset."
             )
         dense_denoiser_of(self.pipe)
+        check_decoder(self.pipe)
         check_prompts(self.recipe, self.pipe)
         check_data(self.recipe.calibration, self.pipe)
         _ = self.search_probes(), self.space, self.planned_memory
