@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -117,12 +117,13 @@ def agreement(judged: Judged, labels: Tensor) -> Tensor:
 
 def assess(scores: ImageScores, judge: Judge | None) -> Quality:
     """Compute all metrics of a set of images, and their bootstrap replicates."""
-    values = _resampled_values(scores, judge, distances=True)
+    values = _resampled_values(scores, judge)
     coverage = judge.coverage(scores.judged) if judge and scores.judged else {}
-    distances = scores.judged is None or scores.judged.features.shape[1] <= _MAX_RESAMPLED_WIDTH
     rows = torch.from_numpy(resamples(scores.count))
+    wide = scores.judged is not None and scores.judged.features.shape[1] > _MAX_RESAMPLED_WIDTH
+    resampled = replace(scores, judged=None) if wide else scores
     drawn = [
-        _resampled_values(scores.take(draw), judge, distances=distances)
+        _resampled_values(resampled.take(draw), judge)
         for draw in track(rows, "Drawing bootstrap resamples", total=RESAMPLES)
     ]
     return Quality({**values, **coverage}, {name: tuple(draw[name] for draw in drawn) for name in drawn[0]})
@@ -180,11 +181,11 @@ def _reference(name: str, judge: Judge) -> str:
     return "" if name in {AGREEMENT, judge.names[1]} else judge.reference_name
 
 
-def _resampled_values(scores: ImageScores, judge: Judge | None, *, distances: bool) -> dict[str, float]:
+def _resampled_values(scores: ImageScores, judge: Judge | None) -> dict[str, float]:
     values = {name: float(own.mean()) for name, own in scores.fidelity.items()}
     if scores.agrees is not None:
         values[AGREEMENT] = float(scores.agrees.mean())
-    if judge is not None and scores.judged is not None and distances:
+    if judge is not None and scores.judged is not None:
         values |= judge.distances(scores.judged)
     return values
 

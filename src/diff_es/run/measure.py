@@ -207,12 +207,15 @@ class Bench:
                 self.pipe, contenders, self.sampler, batch_sizes=latency, scopes=scopes, repeats=repeats
             )
         costs: dict[str, Cost] = {}
-        for entry in entries:
-            pair = {DENSE: contenders[DENSE], entry.name: contenders[entry.name]}
-            cost = measure_costs(self.pipe, pair, plans[entry.name], self.sampler, latency=times)[entry.name]
-            timed = latency and entry.schedule is not None
-            costs[entry.name] = replace(cost, latency_mode=turns.mode if timed else None)
-        return costs
+        for plan in dict.fromkeys(plans[entry.name] for entry in entries):
+            alike = {entry.name: contenders[entry.name] for entry in entries if plans[entry.name] == plan}
+            counted = measure_costs(self.pipe, {DENSE: contenders[DENSE], **alike}, plan, self.sampler, latency=times)
+            costs |= {name: counted[name] for name in alike}
+        mode = turns.mode if latency else None
+        return {
+            entry.name: replace(costs[entry.name], latency_mode=mode if entry.schedule is not None else None)
+            for entry in entries
+        }
 
     def measurements(self, quality: Quality, requests: ImageRequests) -> tuple[Measurement, ...]:
         """Return one record per metric."""
