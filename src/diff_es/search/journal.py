@@ -183,17 +183,9 @@ class Journal:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def known(self) -> Mapping[Levels, float]:
-        """Return the fitness of every schedule in the journal."""
-        return {levels: entry.outcome.fitness for levels, entry in self._content.entries.items()}
-
     def entries(self) -> list[JournalEntry]:
         """Return the entries in the order in which they were written."""
         return list(self._content.entries.values())
-
-    def canonical(self) -> list[tuple[int, int, Levels, str]]:
-        """Return the sorted keys of all entries: equal for an uninterrupted and for a resumed search."""
-        return sorted(entry.key for entry in self._content.entries.values())
 
     def reuse(self, candidate: Candidate, *, raced: bool = False) -> Outcome | None:
         """Return what is known of a candidate, or None; a failure is not held against it.

@@ -120,30 +120,6 @@ def search_with(
         seed: The seed that the algorithm was made with, for the result.
 
     Raises:
-        InputError: the fitness of every schedule is NaN or −inf.
-    """
-    run_search(algorithm, evaluate, journal, on_generation)
-    if journal is not None:
-        _warn_of_failures(journal.entries())
-    best = algorithm.best
-    return SearchResult(best.levels, best.fitness, tuple(algorithm.history), algorithm.history[-1].evaluated, seed)
-
-
-def run_search(
-    algorithm: ScheduleSearch,
-    evaluate: Evaluator,
-    journal: Journal | None = None,
-    on_generation: Callable[[GenerationRecord], None] | None = None,
-) -> None:
-    """Run any search algorithm to its end.
-
-    Args:
-        algorithm: What proposes schedules; told all results.
-        evaluate: Measures schedules, whole batches at a time.
-        journal: Where evaluations are kept.
-        on_generation: Called with the record of each finished generation.
-
-    Raises:
         InputError: the fitness of every schedule of the first generation, or of every one that meets the budget, is
             NaN or −inf.
     """
@@ -163,6 +139,10 @@ def run_search(
                 on_generation(record)
     if not algorithm.best.usable:
         raise InputError(f"fitness: every schedule that meets the budget got NaN or −inf. {_WAY_OUT}")
+    if journal is not None:
+        _warn_of_failures(journal.entries())
+    best = algorithm.best
+    return SearchResult(best.levels, best.fitness, tuple(algorithm.history), algorithm.history[-1].evaluated, seed)
 
 
 def _warn_of_failures(entries: Sequence[JournalEntry]) -> None:
