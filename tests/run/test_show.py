@@ -120,7 +120,8 @@ def test_images_are_called_by_their_prompts_shortened(samples: dict[str, StoredS
 def content(finished: Finished) -> ReportContent:
     session = Session(finished.recipe, finished.folder)
     searched = [
-        Contestant(f"searched, {name}", "", session.schedule(name), session.bank) for name in ("uniform", "sensitivity")
+        Contestant(f"searched, {name}", "", session.schedule(name), session.bank, search=name)
+        for name in ("uniform", "sensitivity")
     ]
     bench = Bench(session.pipe, session.sampler, None)
     contestants = (Contestant("dense", ""), *searched)

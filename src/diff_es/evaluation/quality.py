@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from diff_es.evaluation.bootstrap import RESAMPLES, interval, resamples
+from diff_es.evaluation.cost import DENSE
 from diff_es.evaluation.judge import Judge, Judged
 from diff_es.evaluation.records import Measurement, Samples
 from diff_es.metrics import metrics
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from diff_es.sampling import SamplerConfig
 
 AGREEMENT = "label_agreement"
-DENSE = "dense"
 #: Wider features make a Fréchet distance too slow to compute hundreds of times.
 _MAX_RESAMPLED_WIDTH = 512
 #: Pixels that are compared at a time, at least one image: SSIM takes some 300 bytes for each of them.

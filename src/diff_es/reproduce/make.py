@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from diff_es.artifacts import held, read_record, write_record
 from diff_es.evaluation import (
+    DENSE,
     Cost,
     Environment,
     Measurement,
@@ -24,7 +25,7 @@ from diff_es.evaluation.quality import AGREEMENT, bounds_of
 from diff_es.evaluation.records import Samples
 from diff_es.reproduce.claims import cost_claim, examined, judge_claim, pooled
 from diff_es.reproduce.result import ClaimResult, RowResult, TableResult
-from diff_es.run.measure import DENSE, Contestant
+from diff_es.run.measure import Contestant
 from diff_es.schedule import PruningSchedule
 
 if TYPE_CHECKING:

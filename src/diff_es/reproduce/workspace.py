@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diff_es.artifacts import held, read_record, write_record
-from diff_es.evaluation import Judge, Quality, StoredSamples
+from diff_es.evaluation import DENSE, Judge, Quality, StoredSamples
 from diff_es.evaluation.caches import Cache, cache_for
 from diff_es.evaluation.environment import device_name
 from diff_es.pipelines import load_pipeline
 from diff_es.progress import track
 from diff_es.reproduce.result import Effort
 from diff_es.run import Session
-from diff_es.run.measure import DENSE, Bench, Contestant
+from diff_es.run.measure import Bench, Contestant
 from diff_es.search.journal import read_entries
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from diff_es.bank import Pruned
 from diff_es.denoisers import denoiser_of
 from diff_es.errors import DiffESError
 from diff_es.evaluation import (
+    DENSE,
     Cost,
     Environment,
     MemoryRecord,
@@ -28,7 +29,6 @@ from diff_es.evaluation.latency import BATCH_SIZES
 from diff_es.evaluation.memory import compare_memory
 from diff_es.routing import Compiled, Mode, compiled
 from diff_es.run.base import load_base
-from diff_es.run.measure import DENSE
 from diff_es.run.turns import plan_turns
 
 _log = logging.getLogger(__name__)

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 QUALITY = "quality.json"
 IMAGES = "images"
-#: Images per file.
-_CHUNK = 64
 _DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -155,7 +153,7 @@ def judge(target: str, output: Path, config: JudgeConfig) -> QualityRecord:
         return known
     measure = opened.prepare()
     produce, size = producer(model.pipe, model.sampler), config.batch_size
-    samples = stored(folder, requests, produce, settings=model.settings, chunk=_CHUNK, batch_size=size)
+    samples = stored(folder, requests, produce, settings=model.settings, batch_size=size)
     shared = Measured(Samples(count, first_seed), model.sampler, str(device))
     scheduler = type(model.pipe.scheduler).__name__
     described = Protocol(title, model.name, scheduler, model.sampler, protocol.text)

@@ -13,12 +13,12 @@ from diff_es.artifacts import differences, is_leftover, locked, remove_leftovers
 from diff_es.bank import Pruned
 from diff_es.baselines import three_stage
 from diff_es.errors import InputError
-from diff_es.evaluation import Evaluation
+from diff_es.evaluation import DENSE, Evaluation
 from diff_es.execution import LocalExecutor, RayWorkers
 from diff_es.recipe import Recipe
 from diff_es.report import write_report
 from diff_es.run.judges import known_judge
-from diff_es.run.measure import DENSE, Bench, Contestant, evaluate, evaluation_samples
+from diff_es.run.measure import Bench, Contestant, evaluate, evaluation_samples
 from diff_es.run.session import Session
 from diff_es.run.show import report_content
 from diff_es.run.workers import OpenSession, SessionWorker
@@ -193,7 +193,8 @@ def _searched(session: Session, allocation: str) -> Contestant:
     }
     found = _FOUND.get(session.recipe.search.algorithm, f"found by {session.recipe.search.algorithm}")
     description = f"Stage levels {found}, {spent[allocation]}."
-    return Contestant(search_name(session, allocation), description, session.schedule(allocation), session.bank)
+    name, schedule = search_name(session, allocation), session.schedule(allocation)
+    return Contestant(name, description, schedule, session.bank, search=allocation)
 
 
 def search_name(session: Session, allocation: str) -> str:

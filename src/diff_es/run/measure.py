@@ -14,6 +14,8 @@ from diff_es.artifacts import read_record, slugs, write_record
 from diff_es.bank import Bank
 from diff_es.denoisers import denoiser_of
 from diff_es.evaluation import (
+    CHUNK,
+    DENSE,
     Contender,
     Cost,
     Evaluation,
@@ -59,10 +61,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-DENSE = "dense"
 FIDELITY = ("ssim", "latent_mse")
-#: Images per file of stored samples.
-CHUNK = 64
 
 
 @dataclass(frozen=True)
@@ -75,6 +74,7 @@ class Contestant:
         schedule: What is pruned; None for the dense model, under a cache or not.
         bank: Where its weights are; None where nothing is pruned.
         cache: What else is on the model while it is measured.
+        search: Allocation of the run's own search that found the schedule; empty for any other.
     """
 
     name: str
@@ -82,6 +82,7 @@ class Contestant:
     schedule: PruningSchedule | None = None
     bank: Bank | None = None
     cache: Cache | None = None
+    search: str = ""
 
 
 class Bench:

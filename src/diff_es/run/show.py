@@ -11,9 +11,9 @@ import numpy as np
 
 from diff_es import zoo
 from diff_es.artifacts import sha256
-from diff_es.evaluation import fidelity
+from diff_es.evaluation import DENSE, fidelity
 from diff_es.report import FitnessPoint, Gallery, Provenance, ReportContent, WorstCase
-from diff_es.run.measure import DENSE, Bench, Contestant, evaluation_samples
+from diff_es.run.measure import Bench, Contestant, evaluation_samples
 from diff_es.sampling import PromptRequests
 
 if TYPE_CHECKING:
@@ -42,11 +42,7 @@ def report_content(
         title=f"{recipe.model.removeprefix('zoo:')}: {recipe.search.sparsity:.0%} of the prunable MACs removed",
         evaluation=evaluation,
         schedules=schedules,
-        history={
-            entry.name: fitness_points(session.search(entry.schedule.allocation))
-            for entry in contestants
-            if entry.schedule is not None and entry.name.endswith(f", {entry.schedule.allocation}")
-        },
+        history={entry.name: fitness_points(session.search(entry.search)) for entry in contestants if entry.search},
         fitness=f"{recipe.search.metric} on {recipe.search.probes} probes",
         gallery=gallery(samples, session.evaluation_images(), fashion=recipe.model.startswith("zoo:fashion")),
         provenance=Provenance(
