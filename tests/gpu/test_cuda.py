@@ -163,6 +163,66 @@ def test_outputs_of_graphs_are_not_overwritten(pipe: DiTPipeline) -> None:
         assert torch.equal(one, kept)
 
 
+def test_an_offloaded_model_runs_without_graphs(
+    bank: Bank, schedule: PruningSchedule, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipe = tiny_pipe()
+    with routed(pipe, bank, schedule):
+        expected = sample(pipe, REQUESTS, SAMPLER)
+    pipe.to("cuda")
+    apply_(pipe, bank, schedule)
+    compile_(pipe, "nothing")
+    pipe.enable_model_cpu_offload()
+    for _ in range(2):
+        torch.testing.assert_close(sample(pipe, REQUESTS, SAMPLER), expected, rtol=1e-3, atol=1e-4)
+    assert caplog.text.count("runs without CUDA graphs") == 1
+
+
+def test_graphs_of_all_stages_share_the_memory_of_what_they_compute_between(pipe: DiTPipeline, bank: Bank) -> None:
+    """Stages of the same shapes need no more than the first; inputs and outputs, which are small, each has its own."""
+    grown = []
+    repeats = {"hidden_states": (256, 1, 1, 1), "timestep": (256,), "class_labels": (256,)}
+    large = [{name: value.repeat(repeats[name]) for name, value in call.items()} for call in calls(pipe)]
+    with routed(pipe, bank, bank.uniform_allocation().resolve((2, 2, 2))), compiled(pipe, "nothing"):
+        for call in large:
+            before = torch.cuda.memory_reserved()
+            denoiser_of(pipe)(**call)
+            torch.cuda.empty_cache()
+            grown.append(torch.cuda.memory_reserved() - before)
+    assert sum(grown[1:]) < max(grown[0], 1)
+
+
+@pytest.mark.parametrize("around", [torch.inference_mode, lambda: torch.autocast("cuda", torch.float16)])
+def test_a_graph_that_was_recorded_in_a_mode_holds_when_it_has_ended(pipe: DiTPipeline, around: Any) -> None:
+    plain = run(pipe)
+    with around():
+        inside = run(pipe)
+    with compiled(pipe, "nothing"):
+        for _ in range(2):
+            with around():
+                assert torch.equal(run(pipe), inside)
+            assert torch.equal(run(pipe), plain)
+
+
+def test_a_denoiser_that_waits_for_the_device_cannot_be_recorded_and_says_so(pipe: DiTPipeline) -> None:
+    before = torch.cuda.current_stream()
+    forward = pipe.transformer.forward
+
+    def waiting(*args: Any, **kwargs: Any) -> Any:
+        output = forward(*args, **kwargs)
+        output.sample.sum().item()
+        return output
+
+    pipe.transformer.forward = waiting
+    with (
+        compiled(pipe, "nothing"),
+        pytest.raises(UnsupportedModelError, match=r"cannot be recorded.*cuda_graphs=False"),
+    ):
+        run(pipe)
+    assert torch.cuda.current_stream() == before
+    run(pipe)
+
+
 def test_graphs_and_gathered_weights_are_refused(pipe: DiTPipeline, bank: Bank, schedule: PruningSchedule) -> None:
     with (
         routed(pipe, bank, schedule, mode="gather"),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +19,7 @@ from diff_es.registry import suggest
 from diff_es.routing.accelerators import Accelerators
 from diff_es.routing.cutter import Cutter
 from diff_es.routing.gather import Gather
-from diff_es.routing.residence import Mode, Residence
+from diff_es.routing.residence import Addresses, Mode, Residence
 from diff_es.routing.resident import Resident
 from diff_es.routing.stream import Stream
 
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 
 #: Thin layers kept beyond the present schedule, for a search that comes back to them.
 DEFAULT_CACHE_BYTES = 2 * 2**30
-
-_versions = count(1)
 
 
 @contextmanager
@@ -63,9 +60,6 @@ class Router:
         self.source = source
         self.mode = mode
         self.stage: int | None = None
-        #: A number that no other router has: new when the stages' weights get other addresses (another schedule,
-        #: device or dtype).
-        self.version = next(_versions)
         self.spec = spec_of(denoiser)
         self.denoiser = denoiser
         self._cutter = Cutter(denoiser, source)
@@ -82,9 +76,9 @@ class Router:
         return self._cutter.layers
 
     @property
-    def fixed_addresses(self) -> bool:
-        """Whether a stage's weights lie at the same addresses whenever it runs."""
-        return self._residence.fixed
+    def addresses(self) -> Addresses | None:
+        """Where the stages' weights lie; None if a stage's are made anew whenever it begins."""
+        return self._residence.addresses
 
     @_plain_tensors()
     def set_schedule(self, schedule: PruningSchedule) -> None:
@@ -96,7 +90,6 @@ class Router:
         check_schedule(self.source, schedule)
         self.point_at(None)
         self._schedule = None
-        self.version = next(_versions)
         self._residence.prepare(schedule)
         self._schedule = schedule
 
@@ -130,11 +123,11 @@ class Router:
         if self.mode == "stream":
             self.point_at(self.source.plan.num_stages - 1)
 
+    @_plain_tensors()
     def release(self) -> None:
         """Leave the dense model behind, all of its weights where they were."""
         self.point_at(None)
-        if self._residence.release():
-            self.version = next(_versions)
+        self._residence.release()
 
     @contextmanager
     def converted(self, function: Callable[[Tensor], Tensor]) -> Iterator[None]:
@@ -142,11 +135,14 @@ class Router:
         stage = self.stage
         self.point_at(None)
         self._residence.detach()
-        yield
+        try:
+            yield
+        except BaseException:
+            self.point_at(None)  # what was taken out is there again
+            raise
         with _plain_tensors():
             self._residence.convert(function)
         self._cutter.remember_dense()
-        self.version = next(_versions)
         self.point_at(stage)
 
     def _planned(self) -> PruningSchedule:
@@ -157,8 +153,8 @@ class Router:
         return self._schedule
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy has weights at other addresses, and enters its first stage anew."""
-        return {**self.__dict__, "stage": None, "_begun": None, "version": next(_versions)}
+        """A copy enters its first stage anew."""
+        return {**self.__dict__, "stage": None, "_begun": None}
 
 
 def check_schedule(source: ThinSource, schedule: PruningSchedule) -> None:
