@@ -2,7 +2,8 @@
 
 Ray could restart actors and repeat their tasks by itself, but a task that always kills its worker then uses up all
 restarts. So nothing is retried by Ray; this process sees every death, enters it in the ledger, and makes a new worker
-when the process of the old one is gone (before that, its GPU memory is not free).
+when the process of the old one is gone (before that, its GPU memory is not free). A worker whose GPU fails, or whose
+memory is full, only raises an exception; it is ended here, and counts as dead.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from ray.exceptions import (
 )
 
 from diff_es.execution.base import Done, Ended, ExecutionError, Task
+from diff_es.execution.faults import described, is_fault
 from diff_es.execution.ledger import Ledger, Patience
 from diff_es.execution.processes import Process
 from diff_es.execution.trails import Trails, choose
@@ -119,14 +121,15 @@ class _Slot(Generic[W]):
         """Take the answer to the call, and go on to the next state; return the task if one was done.
 
         Raises:
-            RayError: the worker has died (`_DEATHS`), or only the call has failed.
+            RayError: the worker has died or is as good as dead (`_death` says of what), or only the call has failed.
         """
         task, call = self.task, self.call
         self.task = self.call = None
         try:
             answer = ray.get(call)
-        except _DEATHS:
-            self.task = task  # of which it died
+        except RayError as error:
+            if _death(error):
+                self.task = task  # of which it died
             raise
         if task is not None:
             value, seconds = answer
@@ -238,10 +241,11 @@ class RayExecutor(Generic[W]):
         """Take what a call has come to."""
         try:
             end = slot.settle()
-        except _DEATHS as error:
-            self._bury(slot, waiting, _cause(error))
-            return []
         except RayError as error:
+            if reason := _death(error):
+                logger.debug("Of what a worker died:", exc_info=error)
+                self._bury(slot, waiting, reason)
+                return []
             if not slot.opened:
                 slot.end()
             raise _own(error) from error
@@ -323,6 +327,13 @@ def _own(error: RayError) -> Exception:
         cause: Exception = error.cause
         return cause
     return ExecutionError(f"A worker failed with an error or a result that cannot be sent: {error}")
+
+
+def _death(error: RayError) -> str:
+    """Return of what a worker has died, or must: what its work raised says so too. Nothing where only a call failed."""
+    if isinstance(error, RayTaskError):
+        return described(error.cause) if is_fault(error.cause) else ""
+    return _cause(error) if isinstance(error, _DEATHS) else ""
 
 
 def _cause(error: RayError) -> str:
