@@ -17,7 +17,7 @@ from diff_es.denoisers import denoiser_of, spec_of, timestep
 from diff_es.errors import UnsupportedModelError
 from diff_es.fitness import TrajectoryFitness, batching
 from diff_es.routing import Mode, apply_, choose_mode, compile_, compiled, remove_, routed, uncompile_
-from diff_es.sampling import SamplerConfig, any_requests, sample
+from diff_es.sampling import SamplerConfig, any_requests, forked_generators, sample
 from diff_es.schedule import PruningSchedule
 from support import PLAN, REQUESTS, SAMPLER, mixed_levels, same_state, snapshot, tiny_bank, tiny_pipe
 from tiny_pipelines import tiny_flux
@@ -248,3 +248,12 @@ def test_the_trial_of_a_batch_size_occupies_memory(pipe: DiTPipeline) -> None:
     with batching._occupied(8 * 2**20, torch.device(pipe._execution_device)):
         assert torch.cuda.memory_allocated() == before + 8 * 2**20
     assert torch.cuda.memory_allocated() == before
+
+
+def test_sampling_leaves_the_generators_of_the_gpu_as_they_were(pipe: DiTPipeline) -> None:
+    before = torch.cuda.get_rng_state()
+    with forked_generators(pipe, 3):
+        first = torch.rand(4, device="cuda")
+    with forked_generators(pipe, 3):
+        assert torch.equal(torch.rand(4, device="cuda"), first)
+    assert torch.equal(torch.cuda.get_rng_state(), before)
