@@ -220,7 +220,7 @@ class Neighbour:
 
 
 def test_a_busy_cluster_is_waited_for(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr("diff_es.execution.ray_actors._WORTH_SAYING", 1.0)
+    monkeypatch.setattr("diff_es.execution.ray_actors._SAY_WAITING_AFTER", 1.0)
     neighbour = Neighbour.remote()
     ray.get(neighbour.there.remote())
     with RayWorkers(2, patience=Patience(unknown=3.0)).start(MakeList(), gpus=False) as workers:
@@ -233,7 +233,7 @@ def test_a_busy_cluster_is_waited_for(monkeypatch: pytest.MonkeyPatch, caplog: p
 
 
 def test_a_cluster_that_has_lost_its_machines_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diff_es.execution.ray_actors._WORTH_SAYING", 1.0)
+    monkeypatch.setattr("diff_es.execution.ray_actors._SAY_WAITING_AFTER", 1.0)
     neighbour = Neighbour.options(num_cpus=4).remote()
     ray.get(neighbour.there.remote())
     with RayWorkers(1).start(MakeList(), gpus=False) as workers:
