@@ -42,11 +42,14 @@ def compensate(  # noqa: PLR0913 (the settings of a bank that matter here)
         moments: Of the inputs of each output projection.
         num_levels: H.
         damping: Added to each Hessian's diagonal, as a share of its mean.
-        intercept: Let the biases take part in the least squares.
+        intercept: Let the biases take part in the least squares, of the projections that have one.
     """
     weights = [parameters[f"{path}.weight"].flatten(1) for path in layer.outputs]
     own = [moments[path] for path in layer.outputs]
-    hessians = [_hessian(part, weight.device, intercept) for part, weight in zip(own, weights, strict=True)]
+    hessians = [
+        _hessian(moments[path], weight.device, centred=intercept and f"{path}.bias" in parameters)
+        for path, weight in zip(layer.outputs, weights, strict=True)
+    ]
     config = ObsConfig(damping=damping)
     if layer.coupled:
         orders, levels = _coupled(layer, weights, hessians, [part.rows for part in own], (num_levels, config))
@@ -68,9 +71,10 @@ def compensate(  # noqa: PLR0913 (the settings of a bank that matter here)
     return LayerTrajectory(order, outputs)
 
 
-def _hessian(moments: Moments, device: torch.device, intercept: bool) -> Tensor:
+def _hessian(moments: Moments, device: torch.device, *, centred: bool) -> Tensor:
+    """The covariance where a bias carries the mean output, else the second moment: then the weights must carry it."""
     second = moments.second.to(device)
-    return centred_hessian(second, moments.mean) if intercept else second
+    return centred_hessian(second, moments.mean) if centred else second
 
 
 def _single(layer: Layer, weight: Tensor, hessian: Tensor, settings: tuple[int, ObsConfig]) -> _Solved:

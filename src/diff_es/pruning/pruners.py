@@ -37,7 +37,8 @@ class BankConfig:
             make a single pruned model for the whole run, "obs-diff" and "diff-pruning".
         num_levels: H. With H equal to the number of heads, every level removes one head.
         damping: OBS: added to the Hessian's diagonal, as a share of its mean.
-        intercept: OBS: let the bias of the output projection take part in the least squares. The paper does not.
+        intercept: OBS: let the bias of the output projection, where it has one, take part in the least squares. The
+            paper does not.
         width_multiple: Round the number of kept FFN channels up to a multiple of this at every level, which removes a
             little less: GPUs multiply matrices of round widths faster. "auto" is 8 on CUDA, elsewhere 1 (no rounding).
     """
