@@ -11,7 +11,8 @@ from plain_obs import plain_obs
 
 from diff_es.errors import InputError
 from diff_es.pruning import ObsConfig, ObsTrajectory, obs_trajectory
-from diff_es.pruning.obs import group_columns
+from diff_es.pruning.obs import group_columns, rising_damping
+from diff_es.pruning.obs_channels import ChannelSolver
 
 CONFIG = ObsConfig()
 
@@ -191,6 +192,33 @@ def test_damping_is_raised_and_recorded_where_the_factorisation_fails(caplog: py
     assert trajectory.damping == pytest.approx(0.1)
     assert "mid.attn" in caplog.text
     assert_closed_form(trajectory, weight, lower_triangle(broken), 1)
+
+
+@pytest.mark.parametrize("block_size", [1, 2, 4, 128])
+def test_an_inverse_that_became_indefinite_gives_more_damping_its_turn(block_size: int) -> None:
+    weight, noise = correlated(rows=8, columns=32, samples=32)
+    vectors = torch.linalg.qr(noise).Q
+    values = torch.linspace(0.5, 1.5, 32, dtype=torch.float64)
+    values[:3] = -0.05  # as rounding may leave it
+
+    def solve(share: float) -> tuple[float, ChannelSolver]:
+        solver = ChannelSolver(weight, vectors @ torch.diag(values + share) @ vectors.T, block_size)
+        solver.remove(32)
+        return share, solver
+
+    share, solver = rising_damping(solve, CONFIG, "block")
+    assert share == pytest.approx(0.1)
+    assert sorted(solver.order().tolist()) == list(range(32))
+
+
+@pytest.mark.parametrize("block_size", [1, 2, 4, 128])
+def test_rounding_never_gives_weights_that_are_no_numbers(block_size: int) -> None:
+    """Ten samples for 40 columns, and a damping that is lost in rounding."""
+    weight, hessian = layer(rows=8, columns=40, samples=10)
+    config = ObsConfig(damping=1e-15, block_size=block_size)
+    trajectory = obs_trajectory(weight, hessian, group_size=1, removals=(0, 20, 38), config=config, name="block")
+    assert len(set(trajectory.order.tolist())) == 38
+    assert all(bool(torch.isfinite(level.weight).all()) for level in trajectory.levels)
 
 
 @pytest.mark.parametrize("group_size", [1, 4])

@@ -131,7 +131,7 @@ class ChannelSolver:
             overlap = weight_t.mv(v).addmv_(factor[: step + 1, :width].T, mix, alpha=-1)  # W_:j . v - u_j ||v||^2 / 2
             energy.addcmul_(u, overlap, value=-2).index_fill_(0, j, math.inf)
             pivots.addcmul_(u, u, value=-1).index_fill_(0, j, 1.0)
-        if bool((pivots <= 0).any()):
+        if not bool((pivots > 0).all()):  # NaN, where one below zero was chosen within the block
             raise IndefiniteError("the inverse Hessian is no longer positive definite")
         positions = torch.cat(chosen)
         self._removed.append(self._columns[positions])
