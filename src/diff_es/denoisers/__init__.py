@@ -23,6 +23,7 @@ from diff_es.denoisers.accelerators import check_uncompiled as check_uncompiled
 from diff_es.denoisers.calls import Call as Call
 from diff_es.denoisers.calls import copy_output as copy_output
 from diff_es.denoisers.calls import each_tensor as each_tensor
+from diff_es.denoisers.calls import named_call as named_call
 from diff_es.denoisers.calls import num_rows as num_rows
 from diff_es.denoisers.calls import on_device as on_device
 from diff_es.denoisers.calls import output_bytes as output_bytes
