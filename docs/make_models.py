@@ -73,6 +73,7 @@ Each with an error that tells the way out; the messages are in [bad input](bad-i
 | state | way out |
 |---|---|
 | another denoiser class | [add it](add-a-model.md): a spec file, an entry of the contract suite |
+| two denoisers (Wan 2.2 A14B) | a model with one, such as Wan 2.1 |
 | fused q, k, v | `unfuse_qkv_projections()`, or load again |
 | LoRA that is not fused into the weights | `fuse_lora()` and `unload_lora_weights()` first |
 | quantised weights | prune first |
