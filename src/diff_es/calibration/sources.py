@@ -338,10 +338,10 @@ class Copies:
     def __call__(self, tensor: Tensor) -> Tensor:
         """Return the copy."""
         if tensor.is_inference():  # nothing tells whether it was changed
-            return tensor.to(self.device)
+            return tensor.to(self.device, copy=True)
         version, copy = self._known.get(tensor, (-1, tensor))
         if version != tensor._version:
-            copy = tensor.to(self.device)
+            copy = tensor.to(self.device, copy=True)
             self._known[tensor] = tensor._version, copy
         return copy
 
