@@ -17,11 +17,12 @@ from typing import Any
 
 import torch
 
-from diff_es.pruning import ObsConfig, ObsTrajectory, obs_trajectory
+from diff_es.pruning import ObsConfig
 from diff_es.schedule import groups_removed
 from results import ROOT, add_output_option, finish
 
 sys.path.insert(0, str(ROOT / "tests" / "pruning"))
+from one_linear import Solved, solve
 from plain_obs import plain_obs
 
 
@@ -55,9 +56,7 @@ def compare(args: argparse.Namespace, weight: torch.Tensor, hessian: torch.Tenso
     config = ObsConfig(block_size=args.block_size)
     ours_seconds, plain_seconds, in_place_seconds = [], [], []
     for repeat in range(args.repeats):
-        seconds, ours = timed(
-            obs_trajectory, weight, hessian, group_size=1, removals=counts, config=config, name="layer"
-        )
+        seconds, ours = timed(solve, weight, hessian, group_size=1, removals=counts, config=config)
         ours_seconds.append(seconds)
         if repeat < args.plain_repeats:
             seconds, plain = timed(plain_obs, weight, hessian, counts, config.damping)
@@ -80,7 +79,7 @@ def compare(args: argparse.Namespace, weight: torch.Tensor, hessian: torch.Tenso
 
 
 def agreement(
-    ours: ObsTrajectory, plain: tuple[list[int], list[torch.Tensor], list[torch.Tensor]], weight: torch.Tensor
+    ours: Solved, plain: tuple[list[int], list[torch.Tensor], list[torch.Tensor]], weight: torch.Tensor
 ) -> dict[str, Any]:
     """Kept sets and weights of both solvers, level by level."""
     _, plain_kept, plain_weights = plain
@@ -100,10 +99,10 @@ def extrapolate(args: argparse.Namespace, weight: torch.Tensor, hessian: torch.T
     """Full run of our solver; the plain loop only for its first removals, whose cost never changes."""
     counts = groups_removed(args.columns, args.levels)[:-1]
     config = ObsConfig(block_size=args.block_size)
-    run = {"group_size": 1, "config": config, "name": "layer"}
+    run = {"group_size": 1, "config": config}
     if args.device != "cpu":  # the first use of a GPU's libraries is none of the solver's time
-        obs_trajectory(weight, hessian, removals=(0, args.plain_removals), **run)
-    ours_seconds = [timed(obs_trajectory, weight, hessian, removals=counts, **run)[0] for _ in range(args.repeats)]
+        solve(weight, hessian, removals=(0, args.plain_removals), **run)
+    ours_seconds = [timed(solve, weight, hessian, removals=counts, **run)[0] for _ in range(args.repeats)]
     base, _ = timed(plain_obs, weight, hessian, (0,), config.damping)
     few = (0, args.plain_removals)
     some, plain = timed(plain_obs, weight, hessian, few, config.damping)
@@ -111,7 +110,7 @@ def extrapolate(args: argparse.Namespace, weight: torch.Tensor, hessian: torch.T
     plain_seconds = base + (some - base) / args.plain_removals * counts[-1]
     in_place_seconds = base + (some_in_place - base) / args.plain_removals * counts[-1]
     ours = statistics.median(ours_seconds)
-    head = obs_trajectory(weight, hessian, removals=few, **run)
+    head = solve(weight, hessian, removals=few, **run)
     return {
         "speedup_vs_plain": round(plain_seconds / ours, 1),
         "speedup_vs_plain_in_place": round(in_place_seconds / ours, 1),

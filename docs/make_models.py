@@ -130,7 +130,7 @@ def _blocks(family: Family) -> str:
 
 
 def _obs(family: Family) -> str:
-    coupled = any(layer.coupled for layer in layers_of(family.model()))
+    coupled = any(len(layer.families) > 1 or len(layer.outputs) > 1 for layer in layers_of(family.model()))
     return verdict(
         family,
         test_pruners.test_obs_weights_are_the_least_squares_solution,

@@ -150,11 +150,6 @@ class Layer:
         """Those of `inputs` that pruners score groups by."""
         return tuple(dict.fromkeys(span.path for family in self.families for span in family.rows if span.scored))
 
-    @property
-    def coupled(self) -> bool:
-        """Whether removing a group touches several outputs, or several families share one."""
-        return len(self.families) > 1 or len(self.outputs) > 1
-
     def removed(self, num_levels: int) -> tuple[int, ...]:
         """Return how many groups each level removes, over all families."""
         counts = (family.removed(num_levels) for family in self.families)

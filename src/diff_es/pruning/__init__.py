@@ -10,13 +10,14 @@ from __future__ import annotations
 from diff_es.pruning import layerdrop, magnitude, taylor, wanda
 from diff_es.pruning.build import build_bank
 from diff_es.pruning.hessian import centred_hessian, compensate_bias, damped_hessian
-from diff_es.pruning.obs import ObsConfig, ObsLevel, ObsTrajectory, obs_trajectory
+from diff_es.pruning.obs import ObsConfig, ObsFamily, ObsOutput, ObsTrajectory, obs_trajectory
 from diff_es.pruning.pruners import BankConfig, Pruner, pruners
 
 __all__ = [
     "BankConfig",
     "ObsConfig",
-    "ObsLevel",
+    "ObsFamily",
+    "ObsOutput",
     "ObsTrajectory",
     "Pruner",
     "build_bank",
