@@ -152,7 +152,7 @@ def _calibrate_live(
     if not watched or not isinstance(source, LiveSource):
         return {}
     layers = layers_of(pipe, config)
-    seen = observed_stages(pipe, source, config.stages, (layers, config.collect), (watched, later))
+    seen = observed_stages(pipe, source, config, watched, later)
     return {stage: _keep(drained(seen.pop(stage)), config, layers, stage, folder) for stage in watched}
 
 
