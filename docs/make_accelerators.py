@@ -87,8 +87,8 @@ ROWS: tuple[Row, ...] = (
         "`torch.compile` of the denoiser's forward with the limit on graphs raised, and on a GPU a CUDA graph per "
         "stage; "
         '`"blocks"` compiles sooner, `"nothing"` makes CUDA graphs alone. Before or after routing; '
-        "`uncompile_(pipe)` takes it back. CPU offload comes after it. CUDA graphs do not go with mode `gather`, whose "
-        "weights have no fixed address.",
+        "`uncompile_(pipe)` takes it back. CPU offload comes after it, and the model then runs without CUDA graphs. "
+        "These do not go with mode `gather`, whose weights have no fixed address.",
         (
             f"{_VERB}: test_after_the_first_run_nothing_is_compiled_and_nothing_runs_without",
             f"{_VERB}: test_more_stages_than_torch_keeps_graphs_by_default",
@@ -96,6 +96,7 @@ ROWS: tuple[Row, ...] = (
             f"{_VERB}: test_inductor_gives_what_plain_torch_gives",
             f"{_CUDA}: test_graphs_give_the_bits_of_plain_calls",
             f"{_CUDA}: test_graphs_and_gathered_weights_are_refused",
+            f"{_CUDA}: test_an_offloaded_model_runs_without_graphs",
         ),
     ),
     Row(
@@ -146,6 +147,7 @@ ROWS: tuple[Row, ...] = (
         (
             f"{_CACHES}: test_caches_that_count_steps_are_refused",
             f"{_CACHES}: test_a_cache_put_on_a_unet_by_hand_is_refused",
+            f"{_CACHES}: test_a_cache_put_on_a_routed_model_by_hand_is_refused",
         ),
     ),
     Row(
@@ -193,13 +195,19 @@ ROWS: tuple[Row, ...] = (
         "Fused QKV projections",
         "refused",
         "They are copies of the weights that routing changes. Call `unfuse_qkv_projections()`.",
-        ("denoisers/test_plain_denoisers.py: test_fused_projections_are_refused",),
+        (
+            "denoisers/test_plain_denoisers.py: test_fused_projections_are_refused",
+            "routing/test_state.py: test_what_changes_attention_after_routing_is_refused_too",
+        ),
     ),
     Row(
         "IP-Adapter",
         "refused",
         "Its keys and values have all heads, whatever is pruned. Call `pipe.unload_ip_adapter()`.",
-        ("families/test_refusals.py: test_ip_adapters_are_refused",),
+        (
+            "families/test_refusals.py: test_ip_adapters_are_refused",
+            "routing/test_state.py: test_what_changes_attention_after_routing_is_refused_too",
+        ),
     ),
     Row(
         "Quantised linears",
@@ -237,10 +245,10 @@ _ORDER = """
 2. Choose the sampler: `sampler.scheduler` in the recipe.
 3. Calibrate, build the bank and search (`diff-es run`), without caches and without compiling.
 4. `load` the artefact into the pipeline: from here on the model is routed.
-5. Move it to its device, or `enable_model_cpu_offload()` or `enable_group_offload(…)`.
-6. Enable First Block Cache or DeepCache.
-7. `compile_(pipe)`; or, with a cache, compile the forward or the blocks yourself, with
+5. Move it to its device, or `enable_group_offload(…)`.
+6. `compile_(pipe)`; or, where a cache is to come, compile the forward or the blocks yourself, with
    `torch._dynamo.config.recompile_limit` at the number of stages or more.
+7. `enable_model_cpu_offload()`; First Block Cache or DeepCache.
 
 Steps 5 to 7 may come before step 4 as well, where the table does not say otherwise. `remove_(pipe)` undoes step 4
 alone.

@@ -8,10 +8,8 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-import torch
-
 from diff_es.errors import InputError
-from diff_es.sampling import any_requests, call_parameters, quiet
+from diff_es.sampling import any_requests, call_parameters, forked_generators, quiet
 from diff_es.stages import StagePlan
 
 
@@ -84,7 +82,7 @@ def _rehearse(pipe: Any, scheduler: Any, arguments: Mapping[str, Any]) -> None:
     scheduler.set_timesteps = set_and_leave
     pipe.scheduler = scheduler
     try:
-        with torch.random.fork_rng(), quiet(pipe):
+        with forked_generators(pipe), quiet(pipe):
             pipe(**any_requests(pipe, 1).arguments(), **arguments)
     except _Set:
         pipe.maybe_free_model_hooks()

@@ -181,8 +181,9 @@ def _(lab: Lab) -> object:
 @case(
     "group offload to disk",
     REFUSED,
-    "The denoiser is offloaded in groups by a stream or to disk, which moves the dense weights only: use "
-    "enable_group_offload() with use_stream=False and without offload_to_disk_path, or enable_model_cpu_offload().",
+    "The denoiser is offloaded in groups with offload_to_disk_path, which knows only the weights that were there at "
+    "first, and those of a routed one change from stage to stage: call enable_group_offload without it, or "
+    "pipe.enable_model_cpu_offload().",
 )
 def _(lab: Lab) -> object:
     pipe = tiny_pipe()

@@ -16,9 +16,9 @@ from diff_es.bank import Bank
 from diff_es.calibration.statistics import SecondMoment
 from diff_es.denoisers import denoiser_of, spec_of, timestep
 from diff_es.errors import UnsupportedModelError
-from diff_es.fitness import TrajectoryFitness
+from diff_es.fitness import TrajectoryFitness, batching
 from diff_es.routing import Mode, apply_, choose_mode, compile_, compiled, remove_, routed, uncompile_
-from diff_es.sampling import SamplerConfig, any_requests, sample
+from diff_es.sampling import SamplerConfig, any_requests, forked_generators, sample
 from diff_es.schedule import PruningSchedule
 from support import PLAN, REQUESTS, SAMPLER, mixed_levels, same_state, snapshot, tiny_bank, tiny_pipe
 from tiny_pipelines import tiny_flux
@@ -164,6 +164,66 @@ def test_outputs_of_graphs_are_not_overwritten(pipe: DiTPipeline) -> None:
         assert torch.equal(one, kept)
 
 
+def test_an_offloaded_model_runs_without_graphs(
+    bank: Bank, schedule: PruningSchedule, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipe = tiny_pipe()
+    with routed(pipe, bank, schedule):
+        expected = sample(pipe, REQUESTS, SAMPLER)
+    pipe.to("cuda")
+    apply_(pipe, bank, schedule)
+    compile_(pipe, "nothing")
+    pipe.enable_model_cpu_offload()
+    for _ in range(2):
+        torch.testing.assert_close(sample(pipe, REQUESTS, SAMPLER), expected, rtol=1e-3, atol=1e-4)
+    assert caplog.text.count("runs without CUDA graphs") == 1
+
+
+def test_graphs_of_all_stages_share_the_memory_of_what_they_compute_between(pipe: DiTPipeline, bank: Bank) -> None:
+    """Stages of the same shapes need no more than the first; inputs and outputs, which are small, each has its own."""
+    grown = []
+    repeats = {"hidden_states": (256, 1, 1, 1), "timestep": (256,), "class_labels": (256,)}
+    large = [{name: value.repeat(repeats[name]) for name, value in call.items()} for call in calls(pipe)]
+    with routed(pipe, bank, bank.uniform_allocation().resolve((2, 2, 2))), compiled(pipe, "nothing"):
+        for call in large:
+            before = torch.cuda.memory_reserved()
+            denoiser_of(pipe)(**call)
+            torch.cuda.empty_cache()
+            grown.append(torch.cuda.memory_reserved() - before)
+    assert sum(grown[1:]) < max(grown[0], 1)
+
+
+@pytest.mark.parametrize("around", [torch.inference_mode, lambda: torch.autocast("cuda", torch.float16)])
+def test_a_graph_that_was_recorded_in_a_mode_holds_when_it_has_ended(pipe: DiTPipeline, around: Any) -> None:
+    plain = run(pipe)
+    with around():
+        inside = run(pipe)
+    with compiled(pipe, "nothing"):
+        for _ in range(2):
+            with around():
+                assert torch.equal(run(pipe), inside)
+            assert torch.equal(run(pipe), plain)
+
+
+def test_a_denoiser_that_waits_for_the_device_cannot_be_recorded_and_says_so(pipe: DiTPipeline) -> None:
+    before = torch.cuda.current_stream()
+    forward = pipe.transformer.forward
+
+    def waiting(*args: Any, **kwargs: Any) -> Any:
+        output = forward(*args, **kwargs)
+        output.sample.sum().item()
+        return output
+
+    pipe.transformer.forward = waiting
+    with (
+        compiled(pipe, "nothing"),
+        pytest.raises(UnsupportedModelError, match=r"cannot be recorded.*cuda_graphs=False"),
+    ):
+        run(pipe)
+    assert torch.cuda.current_stream() == before
+    run(pipe)
+
+
 def test_graphs_and_gathered_weights_are_refused(pipe: DiTPipeline, bank: Bank, schedule: PruningSchedule) -> None:
     with (
         routed(pipe, bank, schedule, mode="gather"),
@@ -256,3 +316,19 @@ def test_second_moments_are_not_made_of_tf32() -> None:
         torch.set_float32_matmul_precision(before)
     exact = rows.double().T @ rows.double()
     torch.testing.assert_close(moment.products, exact, rtol=0, atol=1e-3)  # factors of 10 bits are off by 0.01
+
+
+def test_the_trial_of_a_batch_size_occupies_memory(pipe: DiTPipeline) -> None:
+    before = torch.cuda.memory_allocated()
+    with batching._occupied(8 * 2**20, torch.device(pipe._execution_device)):
+        assert torch.cuda.memory_allocated() == before + 8 * 2**20
+    assert torch.cuda.memory_allocated() == before
+
+
+def test_sampling_leaves_the_generators_of_the_gpu_as_they_were(pipe: DiTPipeline) -> None:
+    before = torch.cuda.get_rng_state()
+    with forked_generators(pipe, 3):
+        first = torch.rand(4, device="cuda")
+    with forked_generators(pipe, 3):
+        assert torch.equal(torch.rand(4, device="cuda"), first)
+    assert torch.equal(torch.cuda.get_rng_state(), before)

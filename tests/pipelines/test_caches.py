@@ -28,7 +28,7 @@ from families.oracles import pruned_model
 from pipelines.prepared import LEVELS, fresh, latents_of, mixed, obs_bank, plan_of, requests_of, settings_of
 from pipelines.registry import PIPELINES, STAGES, TinyPipeline
 
-FLUX, WAN, SDXL = (next(own for own in PIPELINES if own.name == name) for name in ("flux", "wan", "sdxl"))
+DIT, FLUX, WAN, SDXL = (next(own for own in PIPELINES if own.name == name) for name in ("dit", "flux", "wan", "sdxl"))
 #: What each family calls in its last block only when that block computes.
 LAST = {FLUX: "single_transformer_blocks.0.proj_out", WAN: "blocks.1.ffn.net.2"}
 cached_families = pytest.mark.parametrize("own", LAST, ids=lambda own: own.name)
@@ -153,6 +153,16 @@ def test_a_cache_put_on_a_unet_by_hand_is_refused() -> None:
     apply_pyramid_attention_broadcast(pipe.unet, OTHERS[0])
     with pytest.raises(UnsupportedModelError, match="PyramidAttentionBroadcastHook"):
         apply_(pipe, bank, mixed(bank))
+
+
+def test_a_cache_put_on_a_routed_model_by_hand_is_refused() -> None:
+    """Such a cache hooks submodules only, and nothing on the denoiser itself tells of it."""
+    for own in (SDXL, DIT):
+        pipe, bank = fresh(own), obs_bank(own)
+        with routed(pipe, bank, mixed(bank)):
+            apply_pyramid_attention_broadcast(denoiser_of(pipe), OTHERS[0])
+            with pytest.raises(UnsupportedModelError, match="PyramidAttentionBroadcastHook"):
+                latents_of(own, pipe)
 
 
 def test_first_block_cache_on_dropped_blocks_is_refused() -> None:

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from diff_es.baselines.stitching import stitched
 from diff_es.denoisers import denoiser_of
 from diff_es.errors import InputError, UnsupportedModelError
 from diff_es.routing import apply_, compile_, compiled, remove_, routed, uncompile_
-from pipelines.prepared import LEVELS, fresh, latents_of, obs_bank
+from pipelines.prepared import LEVELS, fresh, latents_of, mixed, obs_bank
 from pipelines.registry import PIPELINES, STAGES
 from pipelines.test_compiled import Graphs
 
@@ -93,6 +94,17 @@ def test_what_cannot_be_is_refused() -> None:
         compile_(pipe)
     uncompile_(pipe)
     assert "forward" not in vars(denoiser_of(pipe)), "a refused call left traces"
+
+
+@pytest.mark.parametrize("what", ["denoiser", "blocks"])
+def test_a_stitched_model_is_refused(what: str) -> None:
+    """A recording of one stage would be replayed for all."""
+    pipe, bank = fresh(DIT), obs_bank(DIT)
+    with (
+        stitched(pipe, bank, mixed(bank)),
+        pytest.raises(UnsupportedModelError, match=r"is stitched.*routed model"),
+    ):
+        compile_(pipe, what, backend=Graphs())
 
 
 def test_offload_comes_after_and_is_taken_back_before() -> None:

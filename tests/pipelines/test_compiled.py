@@ -10,12 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention import BasicTransformerBlock
 
+from diff_es.calibration import CalibrationConfig, SamplingSource, calibrate
 from diff_es.denoisers import denoiser_of
 from diff_es.errors import UnsupportedModelError
 from diff_es.fitness import TrajectoryFitness
+from diff_es.pruning import BankConfig, build_bank
 from diff_es.routing import apply_, remove_, routed
-from pipelines.prepared import LEVELS, fresh, latents_of, obs_bank, requests_of, settings_of
+from pipelines.prepared import LEVELS, fresh, latents_of, obs_bank, plan_of, requests_of, settings_of
 from pipelines.registry import COMPILED, PIPELINES, STAGES, TinyPipeline
 
 DIT, SDXL, FLUX = (next(own for own in PIPELINES if own.name == name) for name in ("dit", "sdxl", "flux"))
@@ -97,6 +101,26 @@ def test_blocks_compiled_one_by_one_have_one_graph_per_shape() -> None:
             pytest.raises(UnsupportedModelError, match="need 3 compiled graphs"),
         ):
             latents_of(SDXL, pipe)
+
+
+def test_compiled_blocks_of_several_widths_have_graphs_of_their_own() -> None:
+    """They share their class's code, and with it torch's limit."""
+    pipe, graphs = fresh(SDXL), Graphs()
+    kinds = {f"{side}_block_types": (f"CrossAttn{side.title()}Block2D",) * 2 for side in ("down", "up")}
+    torch.manual_seed(0)
+    pipe.unet = UNet2DConditionModel.from_config(pipe.unet.config, **kinds, attention_head_dim=(LEVELS, LEVELS)).eval()
+    source = SamplingSource(requests_of(pipe), settings_of(SDXL), batch_size=1)
+    plan = plan_of(pipe)
+    stats = calibrate(pipe, source, CalibrationConfig(plan, collect=("second_moment",)))
+    bank = build_bank(pipe, stats, plan, BankConfig("obs", LEVELS))
+    router = apply_(pipe, bank, bank.uniform_allocation().resolve((1, 2, 3)))
+    blocks = [module for module in pipe.unet.modules() if isinstance(module, BasicTransformerBlock)]
+    for block in blocks:
+        block.compile(backend=graphs)
+    latents_of(SDXL, pipe)
+    needed = router._accelerators._graphs_of_blocks(router._planned())
+    assert len({block.norm1.weight.shape for block in blocks}) == 2
+    assert needed == {"BasicTransformerBlock": graphs.count} == {"BasicTransformerBlock": 2 * STAGES}
 
 
 def test_a_model_compiled_as_a_whole_is_refused() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pytest
@@ -10,11 +9,10 @@ import torch
 from diffusers import DiTPipeline
 
 from diff_es.bank import Bank, ThinLayer
-from diff_es.denoisers import ROUTER, Layer
+from diff_es.denoisers import Layer
 from diff_es.errors import UnsupportedModelError
-from diff_es.routing import Mode, apply_, is_routed, remove_, routed, stream
+from diff_es.routing import Mode, Router, apply_, install_, is_routed, remove_, routed, stream
 from diff_es.routing.arena import Arena
-from diff_es.routing.cuda_graphs import CudaGraphs
 from diff_es.sampling import sample
 from diff_es.schedule import PruningSchedule
 from support import REQUESTS, SAMPLER, call_at, mixed_levels, same_state, snapshot, timestep_in
@@ -130,36 +128,60 @@ def test_a_streams_room_is_a_tenth_of_the_model_as_it_is_now(pipe: DiTPipeline, 
     assert len(router._residence._arena._memory) == before
 
 
-class TestWhatCudaGraphsAreToldApartBy:
-    """Recording needs a GPU; what a recording belongs to does not. A replay with other weights gives wrong images."""
+@pytest.mark.parametrize("fails_at", [0, 5])
+def test_a_stream_that_cannot_move_all_dense_weights_brings_back_what_it_has_moved(
+    pipe: DiTPipeline, bank: Bank, schedule: PruningSchedule, monkeypatch: pytest.MonkeyPatch, fails_at: int
+) -> None:
+    """The CPU stands for both sides, so that what has moved is told by who is asked to come back."""
+    moved: list[int] = []
+    brought_back: list[int] = []
+    to = torch.Tensor.to
 
-    @staticmethod
-    def weights(pipe: DiTPipeline) -> tuple[object, list[int]]:
-        """What a recording would belong to, and where the weights really are."""
-        graphs = CudaGraphs(pipe.transformer, pipe.transformer.forward)
-        return graphs._weights(), [parameter.data_ptr() for parameter in pipe.transformer.parameters()]
+    def counting(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if args == ("cpu",) and kwargs == {"copy": True}:
+            if len(moved) == fails_at:
+                raise torch.OutOfMemoryError("no host memory left")
+            moved.append(self.numel())
+        elif args == (torch.device("cpu"),) and not kwargs and moved:
+            brought_back.append(self.numel())
+        return to(self, *args, **kwargs)
 
-    def test_dense_weights_that_a_stream_has_moved(
-        self, pipe: DiTPipeline, bank: Bank, schedule: PruningSchedule
-    ) -> None:
-        alive = [parameter.data for parameter in pipe.transformer.parameters()]
-        key, places = self.weights(pipe)
-        assert self.weights(pipe) == (key, places)
-        with routed(pipe, bank, schedule, mode="stream"):
-            pass
-        new_key, new_places = self.weights(pipe)
-        assert new_places[0] == places[0], "the first parameter is of no pruned layer"
-        assert new_places != places and new_key != key
-        assert len(alive) == len(places)
+    before = snapshot(pipe.transformer)
+    router = Router(pipe.transformer, bank, "stream")
+    router.set_schedule(schedule)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "to", counting)
+        with pytest.raises(torch.OutOfMemoryError):
+            install_(pipe.transformer, router)
+    assert not is_routed(pipe)
+    assert len(moved) == fails_at and brought_back[: len(moved)] == moved
+    assert same_state(pipe.transformer, before)
 
-    def test_the_stages_of_a_copy(self, pipe: DiTPipeline, bank: Bank, schedule: PruningSchedule) -> None:
-        router = apply_(pipe, bank, schedule, mode="stream")
-        twin = copy.deepcopy(pipe)
-        assert vars(twin.transformer)[ROUTER].version != router.version
-        alive: list[Any] = []
-        seen: dict[object, list[int]] = {}
-        for stage in (2, 1, 0, 2):
-            twin.transformer(**call_at(timestep_in(stage)))
-            key, places = self.weights(twin)
-            alive += list(twin.transformer.parameters())
-            assert seen.setdefault(key, places) == places
+
+@every_mode
+def test_a_move_that_fails_leaves_no_holes(
+    pipe: DiTPipeline, bank: Bank, schedule: PruningSchedule, mode: Mode
+) -> None:
+    names = [name for name, _ in pipe.transformer.named_parameters()]
+    apply_(pipe, bank, schedule, mode=mode)
+    expected = sample(pipe, REQUESTS, SAMPLER)
+
+    def fails(tensor: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("no room over there")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        pipe.transformer._apply(fails)
+    assert [name for name, _ in pipe.transformer.named_parameters()] == names
+    assert torch.equal(sample(pipe, REQUESTS, SAMPLER), expected)
+
+
+def test_dense_weights_that_come_back_in_inference_mode_are_plain(
+    pipe: DiTPipeline, bank: Bank, schedule: PruningSchedule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To another device they are copied, as they are here; a tensor made in inference mode could not be written."""
+    apply_(pipe, bank, schedule, mode="stream")
+    to = torch.Tensor.to
+    with torch.inference_mode(), monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "to", lambda self, *args, **kwargs: to(self, *args, **{"copy": True, **kwargs}))
+        remove_(pipe)
+    assert not any(parameter.is_inference() for parameter in pipe.transformer.parameters())

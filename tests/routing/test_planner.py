@@ -159,6 +159,12 @@ def test_a_plan_is_a_record(pipe: DiTPipeline, bank: Bank, schedule: PruningSche
     assert isinstance(plan, ModePlan)
 
 
+def test_a_block_chooses_its_mode_as_a_call_does(pipe: DiTPipeline, bank: Bank, schedule: PruningSchedule) -> None:
+    tight = weight_bytes(pipe.transformer, bank, schedule)["resident"] - 1
+    with routed(pipe, bank, schedule, mode="auto", memory_limit=tight) as router:
+        assert router.mode == "gather"
+
+
 def test_an_unknown_mode_is_refused(pipe: DiTPipeline, bank: Bank, schedule: PruningSchedule) -> None:
     with pytest.raises(InputError, match="did you mean 'stream'"), routed(pipe, bank, schedule, mode="streams"):
         pass

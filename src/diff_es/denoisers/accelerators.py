@@ -15,12 +15,38 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+def hooks_of(module: nn.Module) -> Iterable[Any]:
+    """Return the hooks that diffusers has on a module."""
+    registry = vars(module).get("_diffusers_hook")
+    return () if registry is None else registry.hooks.values()
+
+
 def stateful_hooks(modules: Iterable[nn.Module]) -> Iterator[tuple[nn.Module, Any]]:
     """Yield the hooks of diffusers that remember something from call to call, each with its module."""
     for module in modules:
-        registry = vars(module).get("_diffusers_hook")
-        if registry is not None:
-            yield from ((module, hook) for hook in registry.hooks.values() if hook._is_stateful)
+        yield from ((module, hook) for hook in hooks_of(module) if hook._is_stateful)
+
+
+def group_of(hook: Any) -> Any:
+    """Return the group of modules that a hook moves to the device and back; None for any other hook."""
+    return getattr(hook, "group", None)
+
+
+def check_group(hook: Any) -> None:
+    """Check that a hook, if it offloads a group of modules, asks them for their weights anew each time.
+
+    Raises:
+        UnsupportedModelError: it fills a stream or a disk from a list of the parameters that were there at first.
+    """
+    group = group_of(hook)
+    if group is None or (group.stream is None and group.offload_to_disk_path is None):
+        return
+    way = "use_stream=True" if group.stream is not None else "offload_to_disk_path"
+    raise UnsupportedModelError(
+        f"The denoiser is offloaded in groups with {way}, which knows only the weights that were there at first, and "
+        "those of a routed one change from stage to stage: call enable_group_offload without it, or "
+        "pipe.enable_model_cpu_offload()."
+    )
 
 
 def cache_of(denoiser: nn.Module) -> str | None:
@@ -33,6 +59,11 @@ def cache_of(denoiser: nn.Module) -> str | None:
 def has_compiled_forward(denoiser: nn.Module) -> bool:
     """Whether `denoiser.forward = torch.compile(denoiser.forward)` was done."""
     return hasattr(vars(denoiser).get("forward"), "_torchdynamo_orig_callable")
+
+
+def has_graphs(denoiser: nn.Module) -> bool:
+    """Whether the denoiser's calls are recorded as CUDA graphs, by `compile_`."""
+    return hasattr(vars(denoiser).get("forward"), "records_graphs")
 
 
 def check_plain_calls(denoiser: nn.Module, what: str) -> None:
@@ -59,8 +90,11 @@ def check_uncompiled(denoiser: nn.Module, what: str) -> None:
     Raises:
         UnsupportedModelError: the denoiser, its forward or its blocks are compiled.
     """
-    own_forward = has_compiled_forward(denoiser) or hasattr(vars(denoiser).get("forward"), "records_graphs")
-    if own_forward or any(part._compiled_call_impl is not None for part in denoiser.modules()):
+    if (
+        has_compiled_forward(denoiser)
+        or has_graphs(denoiser)
+        or any(part._compiled_call_impl is not None for part in denoiser.modules())
+    ):
         raise UnsupportedModelError(
             f"{what} would compile the denoiser anew for the shapes of every schedule, which takes longer than the "
             "runs that it saves: do it with the plain model, and compile the routed one."

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from diff_es.denoisers.accelerators import check_group, hooks_of
 from diff_es.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -18,9 +19,19 @@ def check_state(denoiser: nn.Module) -> None:
             stream or to disk.
     """
     for name, module in denoiser.named_modules():
-        _check_projections(name, module)
-        _check_processor(name, module)
-        _check_offload(module)
+        check_attention(name, module)
+        for hook in hooks_of(module):
+            check_group(hook)
+
+
+def check_attention(name: str, module: nn.Module) -> None:
+    """Check that a module, if it is one of attention, computes with its own q, k and v.
+
+    Raises:
+        UnsupportedModelError: they are fused, or an IP-Adapter is loaded.
+    """
+    _check_projections(name, module)
+    _check_processor(name, module)
 
 
 def _check_projections(name: str, module: nn.Module) -> None:
@@ -38,18 +49,4 @@ def _check_processor(name: str, module: nn.Module) -> None:
         raise UnsupportedModelError(
             f"{name} has an IP-Adapter ({kind}), whose projections know nothing of removed heads: call "
             "pipe.unload_ip_adapter() first."
-        )
-
-
-def _check_offload(module: nn.Module) -> None:
-    """Group offloading by a stream or to disk keeps a list of the dense parameters, and would miss the thin ones."""
-    registry: Any = getattr(module, "_diffusers_hook", None)
-    hook = registry.get_hook("group_offloading") if registry is not None else None
-    if hook is None:
-        return
-    if hook.config.stream is not None or hook.config.offload_to_disk_path is not None:
-        raise UnsupportedModelError(
-            "The denoiser is offloaded in groups by a stream or to disk, which moves the dense weights only: use "
-            "enable_group_offload() with use_stream=False and without offload_to_disk_path, or "
-            "enable_model_cpu_offload()."
         )

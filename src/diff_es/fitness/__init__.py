@@ -1,6 +1,7 @@
 """SCORE a schedule against fixed probes."""
 
 from diff_es.fitness.batching import BatchChoice as BatchChoice
+from diff_es.fitness.batching import bytes_beside_dense as bytes_beside_dense
 from diff_es.fitness.batching import choose_batch_size as choose_batch_size
 from diff_es.fitness.memory import plan_search as plan_search
 from diff_es.fitness.memory import spare_bytes as spare_bytes

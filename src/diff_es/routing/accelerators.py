@@ -5,22 +5,46 @@ Nothing here knows whether the accelerator or the router was there first: all of
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from diff_es.denoisers.accelerators import has_compiled_forward, stateful_hooks
+from diff_es.denoisers.accelerators import (
+    check_group,
+    group_of,
+    has_compiled_forward,
+    has_graphs,
+    hooks_of,
+    stateful_hooks,
+)
+from diff_es.denoisers.state import check_attention
 from diff_es.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
     from torch import nn
 
     from diff_es.denoisers import DenoiserSpec, Layer
-    from diff_es.schedule import Levels, PruningSchedule
+    from diff_es.schedule import PruningSchedule
 
 #: The one cache that may forget at any time: its next call computes everything, and nothing else changes.
 _FORGETFUL = "FBCHeadBlockHook"
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A block, what shapes its dense parameters have, and the positions of the pruned layers that lie in it."""
+
+    module: nn.Module
+    shapes: tuple[torch.Size, ...]
+    layers: tuple[int, ...]
+
+    @classmethod
+    def of(cls, denoiser: nn.Module, block: Layer, layers: tuple[Layer, ...]) -> _Block:
+        module = denoiser.get_submodule(block.name)
+        within = (i for i, layer in enumerate(layers) if f"{layer.name}.".startswith(f"{block.name}."))
+        return cls(module, tuple(parameter.shape for parameter in module.parameters()), tuple(within))
 
 
 class Accelerators:
@@ -38,21 +62,30 @@ class Accelerators:
         self._denoiser = denoiser
         self._depth = depth
         self._modules: tuple[nn.Module, ...] = tuple(denoiser.modules())
-        self._offloaded_before = {module for module in self._modules if any(map(_group_of, _hooks_of(module)))}
-        self._blocks = tuple(
-            (denoiser.get_submodule(block.name), _layers_of(block, layers)) for block in spec.blocks(denoiser)
-        )
+        self._attention = tuple((name, own) for name, own in denoiser.named_modules() if hasattr(own, "processor"))
+        self._hooked = True
+        self._offloaded_before = {module for module in self._modules if any(map(group_of, hooks_of(module)))}
+        self._blocks = tuple(_Block.of(denoiser, block, layers) for block in spec.blocks(denoiser))
 
-    def begin_stage_(self, schedule: PruningSchedule) -> None:
+    def begin_stage_(self, schedule: PruningSchedule, *, first: bool) -> None:
         """Let diffusers' caches forget what they computed with the weights of the stage before.
+
+        Args:
+            schedule: What is run.
+            first: Whether a denoising run begins. Only then are all modules asked for hooks, which takes longer than a
+                stage switch.
 
         Raises:
             UnsupportedModelError: see `check`; the denoiser is compiled, and some stages would not be; or LoRA weights
-                were loaded into it.
+                or an IP-Adapter were loaded into it, or q, k and v fused.
         """
         _check_adapters(self._denoiser)
+        for name, module in self._attention:
+            check_attention(name, module)
         self._check_compiled(schedule)
-        if "_diffusers_hook" not in vars(self._denoiser):
+        if first:
+            self._hooked = any("_diffusers_hook" in vars(module) for module in self._modules)
+        if not self._hooked:
             return
         self.check()
         for module, hook in stateful_hooks(self._modules):
@@ -70,14 +103,24 @@ class Accelerators:
         _check_whole(self._denoiser)
         for _, hook in stateful_hooks(self._modules):
             _check_cache(hook, depth=self._depth)
+            self._check_graphs("a cache decides in each call what it computes")
         for module in self._modules:
-            for hook in _hooks_of(module):
-                _check_group(hook)
+            for hook in hooks_of(module):
+                check_group(hook)
                 self._check_order(module, hook)
+                if group_of(hook) is not None:
+                    self._check_graphs("offload by groups moves the weights in each call")
+
+    def _check_graphs(self, why: str) -> None:
+        """A recording would go on as it was before the accelerator came."""
+        if has_graphs(self._denoiser):
+            raise UnsupportedModelError(
+                f"The denoiser's calls are recorded as CUDA graphs, and {why}: use compile_(pipe, cuda_graphs=False)."
+            )
 
     def _check_order(self, module: nn.Module, hook: Any) -> None:
         """A block that is dropped gets back the forward that it had when it was routed, without a later hook."""
-        if self._depth and _group_of(hook) is not None and module not in self._offloaded_before:
+        if self._depth and group_of(hook) is not None and module not in self._offloaded_before:
             raise UnsupportedModelError(
                 "Offload by groups was enabled on a routed denoiser whose stages drop blocks, and would lose them: "
                 "call remove_(pipe), then enable_group_offload, then route."
@@ -98,28 +141,12 @@ class Accelerators:
 
     def _graphs_of_blocks(self, schedule: PruningSchedule) -> dict[str, int]:
         """Graphs per class of compiled blocks: blocks of one class share their code, and so one limit."""
-        shapes: dict[str, set[Levels]] = {}
-        for block, own in self._blocks:
-            if block._compiled_call_impl is not None:
-                found = shapes.setdefault(type(block).__name__, set())
-                found |= {tuple(row[index] for index in own) for row in schedule.layer_levels}
+        shapes: dict[str, set[Hashable]] = {}
+        for block in self._blocks:
+            if block.module._compiled_call_impl is not None:
+                found = shapes.setdefault(type(block.module).__name__, set())
+                found |= {(block.shapes, tuple(row[index] for index in block.layers)) for row in schedule.layer_levels}
         return {name: len(found) for name, found in shapes.items()}
-
-
-def _hooks_of(module: nn.Module) -> Iterable[Any]:
-    """The hooks that diffusers has on a module."""
-    registry = vars(module).get("_diffusers_hook")
-    return () if registry is None else registry.hooks.values()
-
-
-def _group_of(hook: Any) -> Any:
-    """The group of modules that a hook moves to the device and back; None for any other hook."""
-    return getattr(hook, "group", None)
-
-
-def _layers_of(block: Layer, layers: tuple[Layer, ...]) -> tuple[int, ...]:
-    """Positions of the layers that lie in a block."""
-    return tuple(i for i, layer in enumerate(layers) if f"{layer.name}.".startswith(f"{block.name}."))
 
 
 def _check_cache(hook: Any, *, depth: bool) -> None:
@@ -153,18 +180,4 @@ def _check_whole(denoiser: nn.Module) -> None:
         raise UnsupportedModelError(
             "denoiser.compile() puts the router into the graph: load the pipeline again and compile the forward alone, "
             "as in pipe.transformer.forward = torch.compile(pipe.transformer.forward)."
-        )
-
-
-def _check_group(hook: Any) -> None:
-    """Streams and disks are filled from a list of the parameters that were there when offload was enabled."""
-    group = _group_of(hook)
-    if group is None:
-        return
-    if group.stream is not None or group.offload_to_disk_path is not None:
-        way = "use_stream=True" if group.stream is not None else "offload_to_disk_path"
-        raise UnsupportedModelError(
-            f"A routed denoiser cannot be offloaded by groups with {way}: its weights change from stage to stage, and "
-            "that offload knows only those that were there at first. Call enable_group_offload without it, or "
-            "pipe.enable_model_cpu_offload()."
         )

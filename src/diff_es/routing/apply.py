@@ -101,9 +101,16 @@ def _uninstall_(denoiser: nn.Module) -> None:
 
 
 @contextmanager
-def routed(pipe: Any, source: ThinSource, schedule: PruningSchedule, *, mode: Mode = "resident") -> Iterator[Router]:
-    """Route the pipeline within a block; the dense model is back afterwards, also after an exception."""
-    router = apply_(pipe, source, schedule, mode=mode)
+def routed(
+    pipe: Any,
+    source: ThinSource,
+    schedule: PruningSchedule,
+    *,
+    mode: Mode | Literal["auto"] = "resident",
+    memory_limit: int | None = None,
+) -> Iterator[Router]:
+    """Route the pipeline within a block, as `apply_` does; the dense model is back afterwards, whatever happens."""
+    router = apply_(pipe, source, schedule, mode=mode, memory_limit=memory_limit)
     try:
         yield router
     finally:

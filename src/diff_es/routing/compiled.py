@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 
-from diff_es.denoisers import check_plain_calls, check_uncompiled, denoiser_of, spec_of
+from diff_es.denoisers import STITCHED, check_plain_calls, check_uncompiled, denoiser_of, spec_of
 from diff_es.errors import InputError, UnsupportedModelError
 from diff_es.registry import suggest
 from diff_es.routing.cuda_graphs import CudaGraphs
@@ -49,14 +49,15 @@ def compile_(pipe: Any, what: Compiled = "denoiser", *, cuda_graphs: bool | None
         what: "denoiser": one graph per stage, the fastest. "blocks": one graph per different block, compiled much
             sooner where blocks are alike. "nothing": CUDA graphs alone.
         cuda_graphs: Record each stage as a CUDA graph, so that the host's launches take no time; None means on a CUDA
-            device. Not in mode "gather", whose weights have no fixed address.
+            device. Not in mode "gather", whose weights have no fixed address. A model that is offloaded later on runs
+            without them.
         options: What else torch.compile is given (`mode="max-autotune-no-cudagraphs"`, `backend=…`, `fullgraph=True`).
 
     Raises:
         InputError: no such `what`, CUDA graphs on another device, "nothing" without them, or a torch.compile mode that
             records CUDA graphs of its own inside of these.
-        UnsupportedModelError: the denoiser is compiled already, is offloaded (compile it first), or has a cache (First
-            Block Cache, DeepCache: compile the forward yourself, before the cache).
+        UnsupportedModelError: the denoiser is compiled already, is stitched, is offloaded (compile it first), or has a
+            cache (First Block Cache, DeepCache: compile the forward yourself, before the cache).
     """
     denoiser = denoiser_of(pipe)
     _check(denoiser, what)
@@ -126,6 +127,11 @@ def _check(denoiser: nn.Module, what: Compiled) -> None:
         raise InputError(f"what={what!r}: {suggest(what, ('denoiser', 'blocks', 'nothing'))}")
     if _STATE in vars(denoiser):
         raise UnsupportedModelError("The denoiser is compiled already: call uncompile_(pipe) first.")
+    if STITCHED in vars(denoiser):
+        raise UnsupportedModelError(
+            "The denoiser is stitched: its stages are models of their own, which one recording cannot tell apart. "
+            "Compile the routed model."
+        )
     check_uncompiled(denoiser, "compile_")
     if hasattr(denoiser, "_hf_hook"):
         raise UnsupportedModelError(

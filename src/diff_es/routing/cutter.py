@@ -46,7 +46,7 @@ class Cutter:
         stage, index, level = key
         layer = self.layers[index]
         dense = self._dense_parameters(index)
-        return layer_values(self._denoiser, layer, dense, _placed(self.source.thin(stage, layer, level), dense))
+        return layer_values(self._denoiser, layer, dense, _beside(self.source.thin(stage, layer, level), dense))
 
     def write(self, index: int, values: tuple[Value, ...] | None) -> None:
         """Fill the slots of a layer; None stands for the dense value, of one slot or of all."""
@@ -67,7 +67,7 @@ def keys_of(stage: int, row: Levels) -> list[Key]:
     return [(stage, index, level) for index, level in enumerate(row) if level > 0]
 
 
-def _placed(thin: ThinLayer, dense: Mapping[str, Tensor]) -> ThinLayer:
+def _beside(thin: ThinLayer, dense: Mapping[str, Tensor]) -> ThinLayer:
     """Copy the tensors of a thin layer to the device of the dense ones, also where they are there already.
 
     What a bank on disk gives is a view of the mapped file: kept, it would hold the whole file in the process's memory,

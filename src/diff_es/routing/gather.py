@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Gather:
     """Cuts at each stage switch, so that a switch costs time and no memory is held beyond one stage."""
 
-    fixed = False
+    addresses = None
 
     def __init__(self, cutter: Cutter) -> None:
         """Start without a schedule.
@@ -44,6 +44,5 @@ class Gather:
     def convert(self, function: Callable[[Tensor], Tensor]) -> None:
         """Nothing is parked."""
 
-    def release(self) -> bool:
+    def release(self) -> None:
         """Nothing to do: the dense weights never left."""
-        return False

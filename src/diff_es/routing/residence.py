@@ -16,11 +16,19 @@ if TYPE_CHECKING:
 Mode: TypeAlias = Literal["resident", "stream", "gather"]
 
 
+class Addresses:
+    """Stands for where the stages' weights lie: another object as soon as they lie elsewhere.
+
+    What was made for one is kept by it, weakly, and goes when nothing lies there any more.
+    """
+
+
 class Residence(Protocol):
     """Keeps the weights of one schedule's stages, and points the model at them."""
 
-    #: Whether a stage's weights lie at the same addresses whenever it runs, as CUDA graphs need it.
-    fixed: bool
+    @property
+    def addresses(self) -> Addresses | None:
+        """Where each stage's weights lie whenever it runs, as CUDA graphs need it; None if each switch makes them."""
 
     def prepare(self, schedule: PruningSchedule) -> None:
         """Make ready for a schedule; the model is dense."""
@@ -34,5 +42,5 @@ class Residence(Protocol):
     def convert(self, function: Callable[[Tensor], Tensor]) -> None:
         """Apply to the parked weights what was just applied to the rest of the model (`.to`, `.half`, offload)."""
 
-    def release(self) -> bool:
-        """Give the dense model back all that it had; return whether stages will lie at other addresses from now on."""
+    def release(self) -> None:
+        """Give the dense model back all that it had."""

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from diff_es.routing.cutter import Cutter, Key, keys_of
+from diff_es.routing.residence import Addresses
 from diff_es.routing.slots import Slot, Value
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 class Resident:
     """The thin weights of all stages on the device; older ones too while a byte limit allows."""
 
-    fixed = True
-
     def __init__(self, cutter: Cutter, cache_bytes: int) -> None:
         """Start empty.
 
@@ -30,6 +29,7 @@ class Resident:
             cutter: Cuts thin layers.
             cache_bytes: Bytes of thin layers to keep beyond the present schedule.
         """
+        self.addresses = Addresses()
         self._cutter = cutter
         self._cache = _ThinCache(cache_bytes)
         self._rows: tuple[Levels, ...] = ()
@@ -38,6 +38,7 @@ class Resident:
 
     def prepare(self, schedule: PruningSchedule) -> None:
         """Cut what the schedule needs and the cache lacks."""
+        self.addresses = Addresses()
         self._rows = schedule.layer_levels
         self._moves = {}
         keys = [key for stage, row in enumerate(self._rows) for key in keys_of(stage, row)]
@@ -60,12 +61,12 @@ class Resident:
 
     def convert(self, function: Callable[[Tensor], Tensor]) -> None:
         """Convert every cached value in place."""
+        self.addresses = Addresses()
         self._moves = {}
         self._cache.convert(function)
 
-    def release(self) -> bool:
+    def release(self) -> None:
         """Nothing to do: the dense weights never left."""
-        return False
 
     def _differences(self, before: int | None, after: int | None) -> list[tuple[Slot, Any]]:
         """The slots whose values are not the same in two stages, with those of the second."""

@@ -7,10 +7,10 @@ PyTorch, which CPU offload in either order leaves alone, and which stays outside
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
@@ -20,7 +20,7 @@ from diff_es.registry import suggest
 from diff_es.routing.accelerators import Accelerators
 from diff_es.routing.cutter import Cutter
 from diff_es.routing.gather import Gather
-from diff_es.routing.residence import Mode, Residence
+from diff_es.routing.residence import Addresses, Mode, Residence
 from diff_es.routing.resident import Resident
 from diff_es.routing.stream import Stream
 
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 #: Thin layers kept beyond the present schedule, for a search that comes back to them.
 DEFAULT_CACHE_BYTES = 2 * 2**30
-
-_versions = count(1)
 
 
 @contextmanager
@@ -63,9 +61,6 @@ class Router:
         self.source = source
         self.mode = mode
         self.stage: int | None = None
-        #: A number that no other router has: new when the stages' weights get other addresses (another schedule,
-        #: device or dtype).
-        self.version = next(_versions)
         self.spec = spec_of(denoiser)
         self.denoiser = denoiser
         self._cutter = Cutter(denoiser, source)
@@ -82,9 +77,9 @@ class Router:
         return self._cutter.layers
 
     @property
-    def fixed_addresses(self) -> bool:
-        """Whether a stage's weights lie at the same addresses whenever it runs."""
-        return self._residence.fixed
+    def addresses(self) -> Addresses | None:
+        """Where the stages' weights lie; None if a stage's are made anew whenever it begins."""
+        return self._residence.addresses
 
     @_plain_tensors()
     def set_schedule(self, schedule: PruningSchedule) -> None:
@@ -96,7 +91,6 @@ class Router:
         check_schedule(self.source, schedule)
         self.point_at(None)
         self._schedule = None
-        self.version = next(_versions)
         self._residence.prepare(schedule)
         self._schedule = schedule
 
@@ -108,7 +102,9 @@ class Router:
         """
         stage = self.source.plan.stage_at(self.spec.timestep(self.denoiser, args, kwargs))
         if stage != self._begun:
-            self._accelerators.begin_stage_(self._planned())
+            # Timesteps fall, and stages with them: one that is noisier than the last is of another run.
+            first = self._begun is None or stage > self._begun
+            self._accelerators.begin_stage_(self._planned(), first=first)
             self._begun = stage
         if stage != self.stage:
             self.point_at(stage)
@@ -130,11 +126,11 @@ class Router:
         if self.mode == "stream":
             self.point_at(self.source.plan.num_stages - 1)
 
+    @_plain_tensors()
     def release(self) -> None:
         """Leave the dense model behind, all of its weights where they were."""
         self.point_at(None)
-        if self._residence.release():
-            self.version = next(_versions)
+        self._residence.release()
 
     @contextmanager
     def converted(self, function: Callable[[Tensor], Tensor]) -> Iterator[None]:
@@ -142,11 +138,14 @@ class Router:
         stage = self.stage
         self.point_at(None)
         self._residence.detach()
-        yield
+        try:
+            yield
+        except BaseException:
+            self.point_at(None)  # what was taken out is there again
+            raise
         with _plain_tensors():
             self._residence.convert(function)
         self._cutter.remember_dense()
-        self.version = next(_versions)
         self.point_at(stage)
 
     def _planned(self) -> PruningSchedule:
@@ -156,9 +155,17 @@ class Router:
             )
         return self._schedule
 
-    def __getstate__(self) -> dict[str, Any]:
-        """A copy has weights at other addresses, and enters its first stage anew."""
-        return {**self.__dict__, "stage": None, "_begun": None, "version": next(_versions)}
+    def __deepcopy__(self, memo: dict[int, Any]) -> Router:
+        """A copy enters its first stage anew."""
+        twin = memo[id(self)] = Router.__new__(Router)
+        vars(twin).update(copy.deepcopy({**vars(self), "stage": None, "_begun": None}, memo))
+        return twin
+
+    def __reduce__(self) -> NoReturn:
+        raise UnsupportedModelError(
+            "A routed denoiser cannot be pickled: share the artefact that diff_es.save writes, and load it there; or "
+            "call remove_(pipe) first."
+        )
 
 
 def check_schedule(source: ThinSource, schedule: PruningSchedule) -> None:

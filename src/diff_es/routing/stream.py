@@ -6,7 +6,7 @@ the device while the stage before computes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from diff_es.errors import UnsupportedModelError
 from diff_es.routing.arena import Arena, arena_room
 from diff_es.routing.cutter import Cutter
+from diff_es.routing.residence import Addresses
 from diff_es.routing.slots import Value
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ _ALIGNMENT = 128
 class Stream:
     """Copies the next stage's weights from host memory while the present stage runs."""
 
-    fixed = True
-
     def __init__(self, cutter: Cutter, denoiser: nn.Module) -> None:
         """Start without a schedule.
 
@@ -37,6 +36,7 @@ class Stream:
             cutter: Cuts thin layers.
             denoiser: The dense model, where it will run.
         """
+        self.addresses = Addresses()
         self._cutter = cutter
         self._denoiser = denoiser
         self._device = next(denoiser.parameters()).device
@@ -45,7 +45,7 @@ class Stream:
         self._room = 0
         self._arena: Arena | None = None
         #: For each stage, the values whose parameters lie in the arena.
-        self._placed: tuple[list[tuple[Value, ...]], ...] = ()
+        self._in_arena: tuple[list[tuple[Value, ...]], ...] = ()
         self._parked = False
 
     def prepare(self, schedule: PruningSchedule) -> None:
@@ -73,9 +73,9 @@ class Stream:
         self._park()
         if self._arena is None:
             self._arena = Arena([own.block for own in self._stages], self._room, self._device)
-            self._placed = tuple(own.values(self._arena.of(i)) for i, own in enumerate(self._stages))
+            self._in_arena = tuple(own.values(self._arena.of(i)) for i, own in enumerate(self._stages))
         self._arena.enter(stage)
-        for index, values in zip(self._changed, self._placed[stage], strict=True):
+        for index, values in zip(self._changed, self._in_arena[stage], strict=True):
             self._cutter.write(index, values)
 
     def detach(self) -> None:
@@ -97,28 +97,28 @@ class Stream:
             for weights in self._stages:
                 weights.convert(moved.dtype)
             for parameter in self._dense_parameters() if self._parked else []:
-                parameter.data = _on_host(parameter.data.to(moved.dtype))
+                parameter.data = parameter.data.to(moved.dtype)
 
-    def release(self) -> bool:
+    def release(self) -> None:
         """Bring the dense weights back to the device, and free the arena there."""
         self._clear_arena()
         if self._parked:
             for parameter in self._dense_parameters():
                 parameter.data = parameter.data.to(self._device)
             self._parked = False
-        return True
 
     def _clear_arena(self) -> None:
         if self._arena is not None:
             self._arena.close()
-        self._arena, self._placed = None, ()
+        self._arena, self._in_arena = None, ()
+        self.addresses = Addresses()
 
     def _park(self) -> None:
         """Move the dense weights of the pruned layers to host memory."""
         if not self._parked:
+            self._parked = True  # already now: if one cannot be moved, those before it are to come back
             for parameter in self._dense_parameters():
-                parameter.data = _on_host(parameter.data)
-            self._parked = True
+                parameter.data = parameter.data.to("cpu", copy=True)
 
     def _dense_parameters(self) -> list[nn.Parameter]:
         """The dense parameters of the pruned layers, each once."""
@@ -143,7 +143,7 @@ class Stream:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy makes an arena and a stream of its own."""
-        return {**self.__dict__, "_arena": None, "_placed": ()}
+        return {**self.__dict__, "_arena": None, "_in_arena": ()}
 
 
 class _StageWeights:
@@ -162,24 +162,26 @@ class _StageWeights:
         self._shapes = [parameter.shape for parameter in parameters]
         sizes = [_aligned(parameter.numel()) for parameter in parameters]
         self._offsets = [0, *accumulate(sizes)]
-        self.block = _on_host(torch.zeros(self._offsets[-1], dtype=next(iter(dtypes), torch.float32), device="cpu"))
+        self.block = _pinned(self._offsets[-1], next(iter(dtypes), torch.float32))
         for offset, parameter in zip(self._offsets, parameters, strict=False):
             self.block[offset : offset + parameter.numel()].copy_(parameter.detach().flatten())
 
     def values(self, block: Tensor) -> list[tuple[Value, ...]]:
         """Return the values whose parameters lie in a part of the arena."""
         places = iter(zip(self._offsets, self._shapes, strict=False))
-        return [tuple(self._placed(value, block, places) for value in layer) for layer in self._layers]
+        return [tuple(_view(value, block, places) for value in layer) for layer in self._layers]
 
     def convert(self, dtype: torch.dtype) -> None:
         """Change the dtype of all parameters."""
-        self.block = _on_host(self.block.to(dtype))
+        self.block = _pinned(len(self.block), dtype).copy_(self.block)
 
-    def _placed(self, value: Value, block: Tensor, places: Any) -> Value:
-        if value is not nn.Parameter:
-            return value
-        offset, shape = next(places)
-        return nn.Parameter(block[offset : offset + shape.numel()].view(shape), requires_grad=False)
+
+def _view(value: Value, block: Tensor, places: Iterator[tuple[int, torch.Size]]) -> Value:
+    """Return the next parameter of a block; what is none stays as it is."""
+    if value is not nn.Parameter:
+        return value
+    offset, shape = next(places)
+    return nn.Parameter(block[offset : offset + shape.numel()].view(shape), requires_grad=False)
 
 
 def _bytes(parameters: Iterable[nn.Parameter]) -> int:
@@ -190,7 +192,6 @@ def _aligned(count: int) -> int:
     return -(-count // _ALIGNMENT) * _ALIGNMENT
 
 
-def _on_host(tensor: Tensor) -> Tensor:
-    """Return a copy in host memory, pinned where a GPU may read it."""
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=torch.cuda.is_available())
-    return host.copy_(tensor.detach())
+def _pinned(count: int, dtype: torch.dtype) -> Tensor:
+    """Return zeros in host memory, pinned where a GPU may read them."""
+    return torch.zeros(count, dtype=dtype, device="cpu", pin_memory=torch.cuda.is_available())

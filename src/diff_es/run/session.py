@@ -39,6 +39,7 @@ from diff_es.fitness import (
     DEFAULT_REPLAY_BYTES,
     BatchChoice,
     TrajectoryFitness,
+    bytes_beside_dense,
     choose_batch_size,
     plan_search,
     spare_bytes,
@@ -258,7 +259,8 @@ class Session:
         path = self.stock / "search" / "batch_size.json"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_record(path, choose_batch_size(self.pipe, self.search_probes(), self.sampler))
+            occupied = bytes_beside_dense(denoiser_of(self.pipe), self.planned_memory)
+            write_record(path, choose_batch_size(self.pipe, self.search_probes(), self.sampler, occupied))
         return read_record(path, BatchChoice).batch_size
 
     def allocation(self, name: str) -> Allocation:
