@@ -18,11 +18,12 @@ from typing import Any, TypeVar
 
 import torch
 
-from diff_es.pruning import ObsConfig, ObsTrajectory, obs_trajectory
+from diff_es.pruning import ObsConfig
 from diff_es.schedule import groups_removed
 from results import ROOT, add_output_option, finish
 
 sys.path.insert(0, str(ROOT / "tests" / "pruning"))
+from one_linear import Solved, solve
 from plain_obs import PlainObs, plain_obs
 
 T = TypeVar("T")
@@ -61,9 +62,7 @@ def compare(args: argparse.Namespace, weight: torch.Tensor, hessian: torch.Tenso
     config = ObsConfig(block_size=args.block_size)
     ours_seconds, plain_seconds, in_place_seconds = [], [], []
     for repeat in range(args.repeats):
-        seconds, ours = timed(
-            weight.device, obs_trajectory, weight, hessian, group_size=1, removals=counts, config=config, name="layer"
-        )
+        seconds, ours = timed(weight.device, solve, weight, hessian, group_size=1, removals=counts, config=config)
         ours_seconds.append(seconds)
         if repeat < args.plain_repeats:
             seconds, plain = timed(weight.device, plain_obs, weight, hessian, counts, config.damping)
@@ -86,7 +85,7 @@ def compare(args: argparse.Namespace, weight: torch.Tensor, hessian: torch.Tenso
 
 
 def agreement(
-    ours: ObsTrajectory, plain: tuple[list[int], list[torch.Tensor], list[torch.Tensor]], weight: torch.Tensor
+    ours: Solved, plain: tuple[list[int], list[torch.Tensor], list[torch.Tensor]], weight: torch.Tensor
 ) -> dict[str, Any]:
     """Kept sets and weights of both solvers, level by level."""
     _, plain_kept, plain_weights = plain
@@ -107,13 +106,13 @@ def extrapolate(args: argparse.Namespace, weight: torch.Tensor, hessian: torch.T
     counts = groups_removed(args.columns, args.levels)[:-1]
     few = (0, args.plain_removals)
     config = ObsConfig(block_size=args.block_size)
-    run: dict[str, Any] = {"group_size": 1, "config": config, "name": "layer"}
+    run: dict[str, Any] = {"group_size": 1, "config": config}
     # Both solvers run once, untimed: the first use of a library is none of their time.
     same = agreement(
-        obs_trajectory(weight, hessian, removals=few, **run), plain_obs(weight, hessian, few, config.damping), weight
+        solve(weight, hessian, removals=few, **run), plain_obs(weight, hessian, few, config.damping), weight
     )
     ours_seconds = [
-        timed(weight.device, obs_trajectory, weight, hessian, removals=counts, **run)[0] for _ in range(args.repeats)
+        timed(weight.device, solve, weight, hessian, removals=counts, **run)[0] for _ in range(args.repeats)
     ]
     ours = statistics.median(ours_seconds)
     plain, in_place = (

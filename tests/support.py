@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from diff_es.bank import Bank
 from diff_es.calibration import CalibrationConfig, CalibrationStats, DatasetSource, calibrate
 from diff_es.denoisers import Layer
+from diff_es.denoisers.macs import flop_counter
 from diff_es.pruning.build import build_bank
 from diff_es.pruning.pruners import BankConfig, pruners
 from diff_es.sampling import Requests, SamplerConfig
@@ -137,13 +137,10 @@ def timestep_in(stage: int) -> int:
     return int(PLAN.timesteps[PLAN.stage_of_step.index(stage)])
 
 
-class LargestTensor(TorchDispatchMode):
-    """Remembers how many elements the largest floating-point tensor had that any operation returned."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        sizes = (leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, Tensor) and leaf.is_floating_point())
-        self.elements = max(self.elements, *sizes, 0)
-        return result
+def macs_by_module(module: nn.Module, call: Mapping[str, Any]) -> dict[str, int]:
+    """Multiply-adds of one call by submodule path, as torch's counter books them: a parent's hold its children's."""
+    with torch.no_grad(), flop_counter() as counter:
+        module(**call)
+    prefix = f"{type(module).__name__}."
+    counts = {path: sum(operations.values()) // 2 for path, operations in counter.get_flop_counts().items()}
+    return {path.removeprefix(prefix): count for path, count in counts.items() if path.startswith(prefix)}

@@ -26,7 +26,7 @@ def test_only_removals_are_extrapolated(run_benchmark: RunBenchmark, monkeypatch
         result = function(*args, **kwargs)
         if function is obs_solver.PlainObs:
             return 100.0, result
-        if function is obs_solver.obs_trajectory:
+        if function is obs_solver.solve:
             return 2.0, result
         return (50.0 if next(removals) % 21 < 2 else 0.25), result
 

@@ -27,7 +27,7 @@ from diff_es.evaluation import (
 from diff_es.evaluation.bootstrap import RESAMPLES, resamples
 from diff_es.metrics import Metric, gaussian, metrics
 from diff_es.sampling import SamplerConfig
-from support import LargestTensor
+from largest_tensor import LargestTensor
 
 NAMES = ("blot_frechet", "blot_score", "blot_precision", "blot_recall")
 COUNT, CLASSES = 40, 5

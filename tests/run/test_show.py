@@ -17,8 +17,8 @@ from diff_es.run import Session
 from diff_es.run.measure import Bench, Contestant
 from diff_es.run.show import gallery, licences, report_content
 from diff_es.sampling import PromptRequests, Requests
+from largest_tensor import LargestTensor
 from run.tiny_run import Finished
-from support import LargestTensor
 
 COUNT = 14
 LABELS = tuple((3 * i + 1) % 10 for i in range(COUNT))
