@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 FASHION = "zoo:fashion"
 _HUB = "hf:"
-#: Images per file of stored latents.
 
 
 def check_data(section: CalibrationSection, pipe: Any) -> None:
