@@ -15,7 +15,7 @@ from diff_es.routing.residence import Mode
 from diff_es.sampling import SamplerConfig
 from diff_es.schedule import PruningSchedule
 from diff_es.schedulers import scheduler_facts
-from diff_es.timesteps import stage_plan
+from diff_es.timesteps import ImageNeededError, stage_plan
 from diff_es.versions import versions
 
 _log = logging.getLogger(__name__)
@@ -75,7 +75,8 @@ def load(
 
     Args:
         path: The artefact's folder (`pruned/` of a run).
-        pipe: The pipeline that the artefact was made from, dense.
+        pipe: The pipeline that the artefact was made from, dense; or another one with the same denoiser (image to
+            image, ControlNet), whose steps are not checked where it cannot be asked for them without an image.
         mode: See `apply_`; by default the fastest that fits.
         memory_limit: For "auto": bytes of device memory for the denoiser's weights; by default what is free.
         sampler: Steps and guidance that the pipeline will be called with; by default those of the search.
@@ -103,10 +104,18 @@ def _check_steps(pipe: Any, info: PrunedInfo, sampler: SamplerConfig) -> None:
         InputError: a stage would get no step: its share of the budget would go to other stages, and what was searched
             for would not be what runs.
     """
-    here = stage_plan(pipe, 1, sampler.num_inference_steps, sampler.arguments).timesteps
+    then = f"{info.scheduler}, whose {info.sampler.num_inference_steps} steps visit {_few(info.plan.timesteps)}"
+    try:
+        here = stage_plan(pipe, 1, sampler.num_inference_steps, sampler.arguments).timesteps
+    except ImageNeededError:
+        _log.warning(
+            "%s does not say without an image which timesteps it visits: they were not compared with those of the "
+            "search (%s). Each is routed to the stage that it lies in.",
+            *(type(pipe).__name__, then),
+        )
+        return
     if type(pipe.scheduler).__name__ == info.scheduler and here == info.plan.timesteps:
         return
-    then = f"{info.scheduler}, whose {info.sampler.num_inference_steps} steps visit {_few(info.plan.timesteps)}"
     now = f"{type(pipe.scheduler).__name__}, whose {sampler.num_inference_steps} steps visit {_few(here)}"
     missing = sorted(set(range(info.plan.num_stages)) - {info.plan.stage_at(timestep) for timestep in here})
     if missing:
