@@ -250,6 +250,7 @@ def test_further_arguments_reach_the_pipeline(tmp_path: Path) -> None:
             r"FluxPipeline takes no 'max_sequence_lenght'.*did you mean 'max_sequence_length'",
         ),
         ({"prompt": "a boot"}, "has prompt, which Diff-ES gives itself"),
+        ({"denoising_end": 0.5}, "has denoising_end, which leaves out steps that stages and budget count"),
     ],
 )
 def test_arguments_that_cannot_be_given_are_refused(

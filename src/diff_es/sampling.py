@@ -28,6 +28,22 @@ Option: TypeAlias = bool | int | float | str
 _TAKEN = frozenset(
     ("prompt", "class_labels", "generator", "latents", "num_inference_steps", "guidance_scale", "output_type")
 )
+#: Arguments that end a run of the scheduler early or begin it late.
+_LEAVING_OUT = frozenset(("denoising_start", "denoising_end", "strength"))
+
+
+def check_all_steps(arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments by which a pipeline leaves out some of the steps that stages and budget count.
+
+    Raises:
+        InputError: there is one of them.
+    """
+    if found := sorted(_LEAVING_OUT & set(arguments)):
+        raise InputError(
+            f"arguments={dict(arguments)} has {', '.join(found)}, which leaves out steps that stages and budget count: "
+            "plan, calibrate and search without it. A routed pipeline may be called with it, and each step then runs "
+            "the stage that its timestep lies in."
+        )
 
 
 @dataclass(frozen=True)
@@ -51,6 +67,7 @@ class SamplerConfig:
             raise InputError(
                 f"arguments={dict(self.arguments)} has {', '.join(sorted(taken))}, which Diff-ES gives itself."
             )
+        check_all_steps(self.arguments)
 
     @property
     def guided(self) -> bool:

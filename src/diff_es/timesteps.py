@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from diff_es.errors import InputError
-from diff_es.sampling import any_requests, call_parameters, quiet
+from diff_es.sampling import any_requests, call_parameters, check_all_steps, quiet
 from diff_es.stages import StagePlan
 
 #: Arguments by which pipelines take the image that they start from or keep to.
@@ -37,9 +37,11 @@ def stage_plan(
         arguments: What else the pipeline is given; the size of the image may shift the steps of a flow.
 
     Raises:
-        InputError: more stages than steps, a step count that the scheduler refuses, or timesteps that ascend.
+        InputError: more stages than steps, a step count that the scheduler refuses, timesteps that ascend, or arguments
+            that leave steps out.
         ImageNeededError: the pipeline wants an image as well (image to image, ControlNet); it is an InputError.
     """
+    check_all_steps(arguments or {})
     scheduler = pipe.scheduler
     name = type(scheduler).__name__
     try:

@@ -56,6 +56,16 @@ def _(lab: Lab) -> None:
     lab.refused(prompts="prompts.txt")
 
 
+@case(
+    "sampler: an argument that leaves steps out",
+    REFUSED,
+    "arguments={'denoising_end': 0.5} has denoising_end, which leaves out steps that stages and budget count: plan, "
+    "calibrate and search without it. …",
+)
+def _(lab: Lab) -> None:
+    refused(lab, write_prompts(lab.folder), sampler={"arguments": {"denoising_end": 0.5}})
+
+
 @case("prompts: no such file", REFUSED, "… is no file; name a file with a list of prompts.")
 def _(lab: Lab) -> None:
     refused(lab, lab.folder / "nowhere.txt")
