@@ -121,7 +121,8 @@ def _bound(item: Any) -> str:
     if isinstance(item, MinLen):
         return "not empty" if item.min_length == 1 else f"at least {item.min_length}"
     sign, name = _SIGNS[type(item)]
-    return f"{sign} {getattr(item, name):g}"
+    value = getattr(item, name)
+    return f"{sign} {value:,}" if isinstance(value, int) else f"{sign} {value:g}"
 
 
 def _words(annotation: Any) -> str:

@@ -45,7 +45,7 @@ recipes = st.fixed_dictionaries(
     optional={
         "dtype": st.sampled_from(["float32", "float16", "bfloat16"]),
         "device": st.sampled_from(["auto", "cpu", "cuda:1"]),
-        "seed": st.integers(0, 2**63),
+        "seed": st.integers(0, 2**32 - 1),
         "stages": COUNTS,
         "sampler": st.fixed_dictionaries({}, optional={"steps": COUNTS, "guidance_scale": st.floats(0, 1e6)}),
         "calibration": st.fixed_dictionaries(
@@ -65,7 +65,7 @@ recipes = st.fixed_dictionaries(
             {},
             optional={
                 "algorithm": st.text(),
-                "seed": st.none() | st.integers(0, 2**63),
+                "seed": st.none() | st.integers(0, 2**32 - 1),
                 "sparsity": st.floats(0, 1),
                 "generations": st.integers(0, 10**6),
                 "metric": st.text(),

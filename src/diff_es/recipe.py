@@ -20,6 +20,8 @@ _MAX_BYTES = 2**20
 _RECIPES = Path(__file__).parent / "recipes"
 
 Positive = Annotated[int, Field(ge=1)]
+#: The seeds of images are up to millions of times as large (see `first_seed` in run/requests.py), and end at 2⁶³ − 1.
+_MAX_SEED = 2**32 - 1
 #: What the call of a pipeline, or a scheduler, takes.
 Option = bool | int | float | str
 Comparison = Literal["uniform", "three-stage", "searched-uniform"]
@@ -87,7 +89,9 @@ class SearchSection(_Section):
         "evolution",
         description="evolution, or a baseline: random, greedy, hill-climb, stagewise-dp, uniform or three-stage",
     )
-    seed: int | None = Field(None, ge=0, description="of the search and its probes; by default the recipe's")
+    seed: int | None = Field(
+        None, ge=0, le=_MAX_SEED, description="of the search and its probes; by default the recipe's"
+    )
     sparsity: float = Field(0.5, ge=0, le=1, description="share of the prunable MACs to remove over a denoising run")
     allocation: Literal["uniform", "sensitivity"] = Field(
         "sensitivity",
@@ -165,7 +169,7 @@ class Recipe(_Section):
         "zoo:captions for the shipped ones",
     )
     device: str = Field("auto", description="auto (CUDA if there is one), cpu, cuda, cuda:1, …")
-    seed: int = Field(0, ge=0, description="of everything random in the run")
+    seed: int = Field(0, ge=0, le=_MAX_SEED, description="of everything random in the run")
     stages: Positive = Field(10, description="stages of the denoising run, at most one per step")
     sampler: SamplerSection = SamplerSection()
     calibration: CalibrationSection = CalibrationSection()

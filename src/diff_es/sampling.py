@@ -28,6 +28,8 @@ Option: TypeAlias = bool | int | float | str
 _TAKEN = frozenset(
     ("prompt", "class_labels", "generator", "latents", "num_inference_steps", "guidance_scale", "output_type")
 )
+#: The largest seed of an image: the largest signed number of 64 bits, which torch takes as one everywhere.
+MAX_SEED = 2**63 - 1
 #: Arguments that end a run of the scheduler early or begin it late.
 _LEAVING_OUT = frozenset(("denoising_start", "denoising_end", "strength"))
 
@@ -85,10 +87,13 @@ class Requests:
     def __post_init__(self) -> None:
         if not self.labels or len(self.labels) != len(self.seeds):
             raise InputError(f"{len(self.labels)} labels for {len(self.seeds)} seeds; both need one per image.")
+        _check_seeds(self.seeds)
 
     @classmethod
     def cycle(cls, labels: Sequence[int], count: int, first_seed: int) -> Requests:
         """Make `count` requests that go round the labels, with consecutive seeds from `first_seed`."""
+        if not labels:
+            raise InputError("labels is empty: give the class labels to go round.")
         chosen = tuple(labels[i % len(labels)] for i in range(count))
         return cls(chosen, tuple(range(first_seed, first_seed + count)))
 
@@ -126,10 +131,13 @@ class PromptRequests:
             raise InputError(
                 f"{len(self.labels)} labels for {len(self.prompts)} prompts; give one per prompt, or none."
             )
+        _check_seeds(self.seeds)
 
     @classmethod
     def cycle(cls, prompts: Sequence[str], count: int, first_seed: int, labels: Sequence[int] = ()) -> PromptRequests:
         """Make `count` requests that go round the prompts, with consecutive seeds from `first_seed`."""
+        if not prompts:
+            raise InputError("prompts is empty: give the prompts to go round.")
         rows = [i % len(prompts) for i in range(count)]
         chosen = tuple(labels[row] for row in rows) if labels else ()
         return cls(tuple(prompts[row] for row in rows), tuple(range(first_seed, first_seed + count)), chosen)
@@ -151,6 +159,11 @@ class PromptRequests:
     def arguments(self) -> dict[str, Any]:
         """Return what the pipeline's call takes for these images, seeds aside."""
         return {"prompt": list(self.prompts)}
+
+
+def _check_seeds(seeds: Sequence[int]) -> None:
+    if min(seeds) < 0 or max(seeds) > MAX_SEED:
+        raise InputError(f"seeds={min(seeds)}…{max(seeds)} must lie between 0 and {MAX_SEED}; choose others.")
 
 
 #: Images to sample, whatever they are made from.

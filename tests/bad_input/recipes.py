@@ -56,6 +56,15 @@ def _(lab: Lab) -> object:
 
 
 @case(
+    "recipe: a seed too large for those of its images",
+    REFUSED,
+    "… cannot be used: seed=9223372036854775807: Input should be less than or equal to 4294967295.",
+)
+def _(lab: Lab) -> object:
+    return lab.parse(seed=2**63 - 1)
+
+
+@case(
     "recipe: NaN or infinity",
     REFUSED,
     "… cannot be used: sampler.guidance_scale=inf: Input should be a finite number.",

@@ -173,6 +173,15 @@ def _(lab: Lab) -> None:
     _generated_nothing(lab.artefact, lab.folder / "images", prompts=["a dog"])
 
 
+@case(
+    "generate: a seed that no generator takes",
+    "stops before sampling",
+    "seeds=99999999999999999999…100000000000000000008 must lie between 0 and 9223372036854775807; choose others.",
+)
+def _(lab: Lab) -> None:
+    _generated_nothing(lab.artefact, lab.folder / "images", seed=10**20 - 1)
+
+
 def _generated_nothing(artefact: Path, folder: Path, **arguments: Any) -> None:
     try:
         generate_images(artefact, folder, device="cpu", **arguments)
