@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+
 import torch
 from safetensors.torch import load_file, save_file
 
 from bad_input.lab import Lab, flip
 from bad_input.table import case
 from diff_es.artifacts import sha256
+from diff_es.bank import Pruned
+from diff_es.routing import apply_, is_routed
 from support import tiny_pipe
 
 NOT_LOADED = "not loaded; the model stays dense"
@@ -107,3 +111,18 @@ def _(lab: Lab) -> None:
     entry = {"size": shard.stat().st_size, "sha256": sha256(shard)}
     lab.manifest(lambda manifest: next(f for f in manifest["files"] if f["path"] == shard.name).update(entry))
     lab.load()
+
+
+@case(
+    "artefact: folder removed while it is open",
+    NOT_LOADED,
+    "…stage-00.safetensors has changed or is gone since it was opened (…): tensors are read when they are needed, so "
+    "leave the folder as it is, and open it again.",
+)
+def _(lab: Lab) -> None:
+    pruned, pipe = Pruned.open(lab.artefact), tiny_pipe()
+    shutil.rmtree(lab.artefact)
+    try:
+        apply_(pipe, pruned, pruned.info.schedule)
+    finally:
+        assert not is_routed(pipe)
