@@ -12,6 +12,7 @@ from bad_input.table import case
 from diff_es.artifacts import sha256
 from diff_es.bank import Pruned
 from diff_es.routing import apply_, is_routed
+from diff_es.run import generate_images
 from support import tiny_pipe
 
 NOT_LOADED = "not loaded; the model stays dense"
@@ -36,6 +37,17 @@ def _(lab: Lab) -> None:
 )
 def _(lab: Lab) -> None:
     lab.load(tiny_pipe().to(torch.bfloat16))
+
+
+@case(
+    "artefact whose dense model is elsewhere now",
+    "stops before sampling",
+    "model='…' cannot be loaded as a diffusers pipeline: … The artefact names '…' as its dense model: if that is "
+    "elsewhere now, give --model (in Python: model=...).",
+)
+def _(lab: Lab) -> None:
+    lab.manifest(lambda manifest: manifest.update(base_model=str(lab.folder / "gone")))
+    generate_images(lab.artefact, lab.folder / "images", device="cpu")
 
 
 @case(

@@ -133,6 +133,19 @@ def test_values_that_are_no_numbers_are_refused(
     assert not is_routed(pipe)
 
 
+def test_a_dense_model_on_disk_is_found_from_everywhere(
+    pipe: DiTPipeline, stats: CalibrationStats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative path would be taken for a Hub id elsewhere; a Hub id stays one."""
+    bank = tiny_bank(pipe, "magnitude", stats=stats)
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for given, kept in (("models/mine", str(tmp_path / "models" / "mine")), ("models/hub-id", "models/hub-id")):
+        folder = tmp_path / given.replace("/", "-")
+        artefact.save(folder, pipe, bank, schedule_of(bank), sampler=SAMPLER, base_model=given)
+        assert Pruned.open(folder).info.base_model == kept
+
+
 def test_another_model_is_refused(stats: CalibrationStats, pipe: DiTPipeline, tmp_path: Path) -> None:
     save(tmp_path / "pruned", pipe, tiny_bank(pipe, "obs", stats=stats))
     stranger = tiny_pipe(seed=1)

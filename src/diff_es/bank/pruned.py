@@ -38,7 +38,7 @@ class PrunedInfo:
 
     Attributes:
         format: Version of the folder's format.
-        base_model: How the dense pipeline is loaded: a path, a Hub id, or "zoo:NAME".
+        base_model: How the dense pipeline is loaded: an absolute path, a Hub id, or "zoo:NAME".
         fingerprint: The dense denoiser.
         scheduler: Class of the sampler that the schedule was searched for.
         scheduler_config: Options of that sampler that are not its defaults; None where the artefact was written before

@@ -38,7 +38,7 @@ def save(  # noqa: PLR0913 (facts of the artefact)
         bank: The bank that the schedule was searched in.
         schedule: What is pruned where.
         sampler: Steps and guidance that it was searched for.
-        base_model: How the dense pipeline is loaded: a path, a Hub id, or "zoo:NAME".
+        base_model: How the dense pipeline is loaded: a folder (kept as an absolute path), a Hub id, or "zoo:NAME".
 
     Raises:
         InputError: the folder exists.
@@ -49,7 +49,7 @@ def save(  # noqa: PLR0913 (facts of the artefact)
     check_model(denoiser, bank)
     info = PrunedInfo(
         format=PRUNED_FORMAT,
-        base_model=base_model,
+        base_model=str(Path(base_model).absolute()) if Path(base_model).is_dir() else base_model,
         fingerprint=bank.fingerprint,
         scheduler=type(pipe.scheduler).__name__,
         sampler=sampler,
