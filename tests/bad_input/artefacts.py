@@ -8,11 +8,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bad_input.lab import Lab, flip
-from bad_input.table import case
+from bad_input.table import REFUSED, case
 from diff_es.artifacts import sha256
-from diff_es.bank import Pruned
-from diff_es.routing import apply_, is_routed
+from diff_es.bank import Bank, Pruned
+from diff_es.routing import apply_, is_routed, save
 from diff_es.run import generate_images
+from diff_es.sampling import SamplerConfig
 from support import tiny_pipe
 
 NOT_LOADED = "not loaded; the model stays dense"
@@ -37,6 +38,22 @@ def _(lab: Lab) -> None:
 )
 def _(lab: Lab) -> None:
     lab.load(tiny_pipe().to(torch.bfloat16))
+
+
+@case(
+    "artefact: saved for a sampler that was not searched for",
+    REFUSED,
+    "sampler=SamplerConfig(num_inference_steps=2, …): the bank's stages were made for steps that visit 830, 664, 498, "
+    "332, …; this pipeline's DDIMScheduler visits 500, 0. Save with the scheduler and the number of steps of the "
+    "search; `load` takes others (sampler=...).",
+)
+def _(lab: Lab) -> None:
+    bank, folder = Bank.open(lab.finished.folder / "bank"), lab.folder / "new"
+    schedule = bank.uniform_allocation().resolve((0,) * bank.plan.num_stages)
+    try:
+        save(folder, tiny_pipe(), bank, schedule, sampler=SamplerConfig(2), base_model="tiny")
+    finally:
+        assert not folder.exists()
 
 
 @case(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -166,6 +167,20 @@ def test_another_scheduler_is_warned_of(
         load(tmp_path / "pruned", pipe)
     assert "searched for DDIMScheduler" in caplog.text
     assert "this pipeline has DDPMScheduler, whose 6 steps visit 830" in caplog.text
+
+
+def test_a_sampler_that_was_not_searched_for_is_not_recorded(
+    stats: CalibrationStats, pipe: DiTPipeline, tmp_path: Path
+) -> None:
+    bank = tiny_bank(pipe, "magnitude", stats=stats)
+    said = r"made for steps that visit 830, .*; this pipeline's (DDIM|DDPM)Scheduler visits"
+    with pytest.raises(InputError, match=said):
+        sampler = replace(SAMPLER, num_inference_steps=2)
+        artefact.save(tmp_path / "pruned", pipe, bank, schedule_of(bank), sampler=sampler, base_model="here")
+    pipe.scheduler = DDPMScheduler.from_config(pipe.scheduler.config, timestep_spacing="trailing")
+    with pytest.raises(InputError, match=said):
+        save(tmp_path / "pruned", pipe, bank)
+    assert not (tmp_path / "pruned").exists()
 
 
 def test_an_existing_folder_is_never_overwritten(stats: CalibrationStats, pipe: DiTPipeline, tmp_path: Path) -> None:
