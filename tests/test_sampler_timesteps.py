@@ -105,3 +105,8 @@ def test_arguments_that_leave_steps_out_are_refused(tmp_path: Path, argument: st
         InputError, match=rf"has {argument}, which leaves out steps.*: plan, calibrate and search without"
     ):
         stage_plan(tiny_sdxl(tmp_path), 3, 6, {argument: 0.5})
+
+
+def test_no_step_is_refused() -> None:
+    with pytest.raises(InputError, match="num_inference_steps=0 must be at least 1"):
+        stage_plan(tiny_pipe(), 1, 0)

@@ -271,6 +271,12 @@ def test_the_largest_seeds_are_sampled_with(text_pipe: Any) -> None:
     assert sample(text_pipe, PromptRequests.cycle(PROMPTS, 1, MAX_SEED), SAMPLER).isfinite().all()
 
 
+def test_batches_of_nothing_are_refused() -> None:
+    for requests in (Requests((1,), (0,)), PromptRequests(("a",), (0,))):
+        with pytest.raises(InputError, match="batch_size=0 must be at least 1"):
+            list(requests.batches(0))
+
+
 def test_nothing_to_go_round_is_refused() -> None:
     with pytest.raises(InputError, match="labels is empty"):
         Requests.cycle([], 3, 0)

@@ -178,7 +178,7 @@ class Recipe(_Section):
     evaluation: EvaluationSection = EvaluationSection()
 
     @classmethod
-    def read(cls, path: Path, changes: Mapping[str, Any] | None = None) -> Recipe:
+    def read(cls, path: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
         """Read a recipe from YAML.
 
         Args:
@@ -188,7 +188,7 @@ class Recipe(_Section):
         Raises:
             InputError: no such file, no YAML, an unknown key or an impossible value; every problem is listed.
         """
-        content = read_yaml(path)
+        content = read_yaml(Path(path))
         for key, value in (changes or {}).items():
             content = _with(content, key.split("."), value)
         return cls.parse(content, str(path))

@@ -102,8 +102,8 @@ class Requests:
 
     def batches(self, size: int) -> Iterator[Requests]:
         """Cut into consecutive batches of at most `size`."""
-        for start in range(0, len(self), size):
-            yield Requests(self.labels[start : start + size], self.seeds[start : start + size])
+        for rows in _consecutive(len(self), size):
+            yield Requests(self.labels[rows], self.seeds[rows])
 
     def arguments(self) -> dict[str, Any]:
         """Return what the pipeline's call takes for these images, seeds aside."""
@@ -152,13 +152,18 @@ class PromptRequests:
 
     def batches(self, size: int) -> Iterator[PromptRequests]:
         """Cut into consecutive batches of at most `size`."""
-        for start in range(0, len(self), size):
-            rows = slice(start, start + size)
+        for rows in _consecutive(len(self), size):
             yield PromptRequests(self.prompts[rows], self.seeds[rows], self.labels[rows])
 
     def arguments(self) -> dict[str, Any]:
         """Return what the pipeline's call takes for these images, seeds aside."""
         return {"prompt": list(self.prompts)}
+
+
+def _consecutive(count: int, size: int) -> list[slice]:
+    if size < 1:
+        raise InputError(f"batch_size={size} must be at least 1.")
+    return [slice(start, start + size) for start in range(0, count, size)]
 
 
 def _check_seeds(seeds: Sequence[int]) -> None:

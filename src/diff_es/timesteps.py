@@ -42,6 +42,8 @@ def stage_plan(
         ImageNeededError: the pipeline wants an image as well (image to image, ControlNet); it is an InputError.
     """
     check_all_steps(arguments or {})
+    if num_inference_steps < 1:
+        raise InputError(f"num_inference_steps={num_inference_steps} must be at least 1.")
     scheduler = pipe.scheduler
     name = type(scheduler).__name__
     try:

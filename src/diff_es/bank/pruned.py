@@ -74,12 +74,13 @@ class Pruned:
     shards: tuple[Mapping[str, Tensor], ...]
 
     @classmethod
-    def open(cls, folder: Path) -> Pruned:
+    def open(cls, folder: str | Path) -> Pruned:
         """Open an artefact; every file is checked against the manifest.
 
         Raises:
             ArtifactError: incomplete, foreign, damaged, of a newer format, or naming files outside the folder.
         """
+        folder = Path(folder)
         info = read_manifest(folder, PrunedInfo, FORMAT)
         check_files(folder, info.files)
         return cls(info, tuple(Shard(folder / shard_name(index)) for index in range(info.plan.num_stages)))

@@ -58,7 +58,7 @@ class RunResult:
 
 def compress(  # noqa: PLR0913 (each is one independent choice)
     recipe: Recipe,
-    folder: Path,
+    folder: str | Path,
     *,
     pipe: Any = None,
     resume: bool = False,
@@ -86,6 +86,7 @@ def compress(  # noqa: PLR0913 (each is one independent choice)
         workers.check()
         if pipe is not None:
             raise InputError("pipe: workers load recipe.model themselves; leave pipe out, or do without workers.")
+    folder = Path(folder)
     _check_folder(recipe, folder, resume=resume)
     session = Session(recipe, folder, pipe)
     session.check()
