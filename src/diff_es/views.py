@@ -198,9 +198,10 @@ def verification_json(checked: dict[str, int]) -> dict[str, Any]:
 
 def verification_table(checked: dict[str, int]) -> Table:
     """Folder → files checked."""
-    table = _pairs("All files are intact")
+    complete = all(checked.values())
+    table = _pairs("All files are intact" if complete else "All files that are there are intact")
     for name, count in checked.items():
-        table.add_row(name, f"{count} files")
+        table.add_row(name, f"{count} files" if count else "absent")
     return table
 
 
