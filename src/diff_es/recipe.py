@@ -6,6 +6,7 @@ An unknown key is an error that names the nearest known one; nothing is guessed.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +19,9 @@ from diff_es.registry import suggest
 
 _MAX_BYTES = 2**20
 _RECIPES = Path(__file__).parent / "recipes"
+
+#: A number that YAML takes for text, because it has no point or its exponent no sign.
+_POWER = re.compile(r"([-+]?\d+)(\.\d*)?[eE]([-+]?)(\d+)")
 
 Positive = Annotated[int, Field(ge=1)]
 #: The seeds of images are up to millions of times as large (see `first_seed` in run/requests.py), and end at 2⁶³ − 1.
@@ -319,4 +323,8 @@ def _explain(problem: Any) -> str:
         return f"{where}: unknown key; {suggest(str(problem['loc'][-1]), section.model_fields)}"
     if problem["type"] == "missing":
         return f"{where}: is required."
+    if problem["type"] == "float_type" and (power := _POWER.fullmatch(str(problem["input"]))):
+        digits, fraction, sign, exponent = power.groups()
+        written = f"{digits}{fraction or '.0'}e{sign or '+'}{exponent}"
+        return f"{where}={problem['input']!r}: is text in YAML, which wants a point and a sign; write {written}."
     return f"{where}={problem['input']!r}: {problem['msg']}."

@@ -37,6 +37,7 @@ def estimate_table(estimate: Estimate) -> Table:
     if estimate.calibration is not None:
         table.add_row("memory of calibration, beside the model", _size(estimate.calibration.bytes_at_once))
     table.add_row("memory of the search", estimate.search_memory.why)
+    table.add_row("removed by the budget, at least", f"{estimate.removed:.1%} of the groups")
     if estimate.lost_to_rounding:
         table.add_row("kept by rounded widths, at most", f"{estimate.lost_to_rounding:.1%} of the channels")
     table.add_row("disk, about", _size(estimate.disk_bytes))

@@ -22,6 +22,7 @@ from diff_es.run.measure import DENSE, Bench, Contestant, evaluate, evaluation_s
 from diff_es.run.session import Session
 from diff_es.run.show import report_content
 from diff_es.run.workers import OpenSession, SessionWorker
+from diff_es.schedule import ScheduleSpace
 
 if TYPE_CHECKING:
     from diff_es.evaluation.caches import Cache
@@ -92,6 +93,7 @@ def compress(  # noqa: PLR0913 (each is one independent choice)
     session.check()
     if not (folder / "search" / recipe.search.allocation / "result.json").exists():
         _log.info("Memory mode of the search, as predicted: %s", session.planned_memory.why)
+        _log_budget(session.space)
     bench = Bench(session.pipe, session.sampler, known_judge(recipe.model))
     with ExitStack() as working:
         working.enter_context(_working(session, bench, workers))
@@ -112,6 +114,16 @@ def compress(  # noqa: PLR0913 (each is one independent choice)
             evaluation = _evaluation(session, bench, contestants)
             report = write_report(folder, report_content(session, bench, contestants, evaluation, command))
             return RunResult(folder, pruned, result, evaluation, report)
+
+
+def _log_budget(space: ScheduleSpace) -> None:
+    """Say so where whole levels remove more than was asked for."""
+    if space.least > space.sparsity + 1e-9:
+        _log.info(
+            "Budget: search.sparsity=%g is rounded up to whole levels: schedules of %d stages and %d levels remove at "
+            "least %.4g of the groups.",
+            *(space.sparsity, space.num_stages, space.num_levels, space.least),
+        )
 
 
 def _check_folder(recipe: Recipe, folder: Path, *, resume: bool) -> None:
