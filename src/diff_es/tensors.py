@@ -113,7 +113,7 @@ class Shard(Mapping[str, Tensor]):
             with safe_open(path, framework="pt") as file:
                 self._names = frozenset(file.keys())
         except (SafetensorError, OSError) as error:
-            raise ArtifactError(f"{path} cannot be read as safetensors: {error}") from error
+            raise ArtifactError(f"{path} cannot be read as safetensors: {error}", path) from error
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._names:

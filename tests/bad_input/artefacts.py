@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -11,8 +12,10 @@ from bad_input.lab import Lab, flip
 from bad_input.table import REFUSED, case
 from diff_es.artifacts import sha256
 from diff_es.bank import Bank, Pruned
-from diff_es.routing import apply_, is_routed, save
+from diff_es.errors import InputError
+from diff_es.routing import apply_, is_routed, load, save
 from diff_es.run import generate_images
+from diff_es.run.benchmark import benchmark
 from diff_es.sampling import SamplerConfig
 from support import tiny_pipe
 
@@ -54,6 +57,20 @@ def _(lab: Lab) -> None:
         save(folder, tiny_pipe(), bank, schedule, sampler=SamplerConfig(2), base_model="tiny")
     finally:
         assert not folder.exists()
+
+
+@case(
+    "run directory instead of its artefact (generate, bench, load)",
+    NOT_LOADED,
+    "… is a run directory; name its artefact, …pruned.",
+)
+def _(lab: Lab) -> None:
+    said = "is a run directory; name its artefact"
+    with pytest.raises(InputError, match=said):
+        benchmark(lab.finished.folder, device="cpu")
+    with pytest.raises(InputError, match=said):
+        load(lab.finished.folder, tiny_pipe())
+    generate_images(lab.finished.folder, lab.folder / "images", device="cpu")
 
 
 @case(

@@ -27,6 +27,11 @@ from run.tiny_run import Finished, tiny_settings
 PROGRAM = "from diff_es.cli import main; main()"
 
 
+def test_it_is_a_module_too() -> None:
+    done = subprocess.run([sys.executable, "-m", "diff_es", "zoo", "list"], check=True, capture_output=True, text=True)
+    assert "fashion-dit" in done.stdout
+
+
 @dataclass(frozen=True)
 class Answer:
     code: int

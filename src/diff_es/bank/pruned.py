@@ -79,8 +79,11 @@ class Pruned:
 
         Raises:
             ArtifactError: incomplete, foreign, damaged, of a newer format, or naming files outside the folder.
+            InputError: a run directory, which holds the artefact.
         """
         folder = Path(folder)
+        if (folder / "pruned" / MANIFEST).is_file():
+            raise InputError(f"{folder} is a run directory; name its artefact, {folder / 'pruned'}.")
         info = read_manifest(folder, PrunedInfo, FORMAT)
         check_files(folder, info.files)
         return cls(info, tuple(Shard(folder / shard_name(index)) for index in range(info.plan.num_stages)))
