@@ -56,26 +56,28 @@ class Gauge:
     """Memory that calibration takes on top of what was there: of the GPU's allocator, or of the resident set."""
 
     def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._cuda = device.type == "cuda"
         self._resident = ResidentGauge()
 
     def __enter__(self) -> Gauge:
         if self._cuda:
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
+            torch.cuda.synchronize(self._device)
+            torch.cuda.reset_peak_memory_stats(self._device)
         else:
             self._resident.reset_peak()
-        self._before = torch.cuda.memory_allocated() if self._cuda else self._resident.now()
+        self._before = torch.cuda.memory_allocated(self._device) if self._cuda else self._resident.now()
         self._start = time.perf_counter()
         self._start_cpu = time.process_time()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._cuda:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self._device)
         self.seconds = time.perf_counter() - self._start
         self.cpu_seconds = time.process_time() - self._start_cpu
-        self.grown = (torch.cuda.max_memory_allocated() if self._cuda else self._resident.peak()) - self._before
+        peak = torch.cuda.max_memory_allocated(self._device) if self._cuda else self._resident.peak()
+        self.grown = peak - self._before
 
 
 def main() -> None:

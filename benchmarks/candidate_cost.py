@@ -2,6 +2,8 @@
 
 Runs a whole search and, between its candidates, the dense pipeline on the same probes in the same batches. A candidate
 should cost the denoiser calls that no earlier one has made, and next to nothing else: the time is split accordingly.
+The schedules that a search starts from have little in common, and their offspring much: both are given apart, so that a
+short search tells what a long one takes.
 
 On a CPU the time is processor time, which does not depend on what else the machine does; the ratio in wall time is
 given beside it.
@@ -12,7 +14,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,10 +30,10 @@ from diff_es.metrics import Metric, metrics
 from diff_es.recipe import Recipe
 from diff_es.run import Session
 from diff_es.sampling import ImageRequests, SamplerConfig, any_requests
-from diff_es.schedule import Allocation, Levels, ScheduleSpace
-from diff_es.search import EvolutionConfig, Outcome, SearchResult, search_schedule
+from diff_es.schedule import Allocation, ScheduleSpace
+from diff_es.search import Candidate, EvolutionarySearch, EvolutionConfig, GenerationRecord, Outcome, Trial, search_with
 from random_models import MODELS, RandomPruning
-from results import add_device_option, add_output_option, finish
+from results import add_device_option, add_output_option, finish, keep_so_far
 
 #: Candidates between two dense rollouts.
 _DENSE_EVERY = 20
@@ -51,15 +53,22 @@ def main() -> None:
     arguments = parser.parse_args()
     subjects = random_subjects(arguments) if arguments.model in MODELS else trained_subjects(arguments)
     config = EvolutionConfig(generations=arguments.generations)
-    rows = []
+    record: dict[str, Any] = {"benchmark": "candidate_cost", "model": arguments.model, "device": arguments.device}
+    rows: list[dict[str, Any]] = []
+
+    def keep(row: dict[str, Any]) -> None:
+        rows[-1].update(row)
+        keep_so_far(record, arguments.json, arguments.device)
+
     for subject in subjects:
-        rows.append({"allocation": subject.allocation.name, **candidate_cost(subject, config=config)})
-        print(rows[-1], flush=True)
         sampler, space = subject.sampler, subject.space
-    about = {"model": arguments.model, "sparsity": space.sparsity, "stages": space.num_stages}
-    about |= {"steps": sampler.num_inference_steps, "generations": arguments.generations}
-    about |= {"probes": arguments.probes, "batch_size": arguments.batch_size, "metric": "ssim"}
-    finish({"benchmark": "candidate_cost", **about, "rows": rows}, arguments.json, arguments.device)
+        record |= {"sparsity": space.sparsity, "stages": space.num_stages, "steps": sampler.num_inference_steps}
+        record |= {"generations": arguments.generations, "probes": arguments.probes}
+        record |= {"batch_size": arguments.batch_size, "metric": "ssim", "rows": rows}
+        rows.append({"allocation": subject.allocation.name})
+        candidate_cost(subject, config=config, keep=keep)
+        print(rows[-1], flush=True)
+    finish(record, arguments.json, arguments.device)
 
 
 @dataclass(frozen=True)
@@ -115,17 +124,21 @@ def random_subjects(arguments: argparse.Namespace) -> Iterator[Subject]:
     yield Subject(pipe, source, source.uniform_allocation(), probes, sampler, space, arguments.batch_size)
 
 
-def candidate_cost(subject: Subject, *, config: EvolutionConfig, metric: str = "ssim") -> dict[str, Any]:
+def candidate_cost(
+    subject: Subject, *, config: EvolutionConfig, keep: Callable[[dict[str, Any]], None], metric: str = "ssim"
+) -> dict[str, Any]:
     """Search once, with dense rollouts in between, and say what a candidate costs.
 
     Args:
         subject: What is searched.
         config: Settings of the search.
+        keep: Given, after every generation, what would be returned if it were the last.
         metric: A registered metric.
 
     Returns:
-        The cost of a candidate in dense rollouts, and its parts in seconds. The search's own work is among them, as
-        are the dense references; the dense rollouts in between are not.
+        The cost of a candidate in dense rollouts, and its parts in seconds; of the start schedules and of their
+        offspring apart as well. The search's own work is among them, as are the dense references; the dense rollouts in
+        between are not.
     """
     pipe, probes, sampler, batch_size = subject.pipe, subject.probes, subject.sampler, subject.batch_size
     clock = _Clock(next(denoiser_of(pipe).parameters()).device)
@@ -144,43 +157,79 @@ def candidate_cost(subject: Subject, *, config: EvolutionConfig, metric: str = "
     # The first run of a pipeline also sets things up.
     dense.seconds.clear()
     dense.wall_seconds.clear()
-    outcomes: list[Outcome] = []
+    measured: list[_Measured] = []
+    row: dict[str, Any] = {}
 
-    def measured(levels: Levels) -> Outcome:
-        if len(outcomes) % _DENSE_EVERY == 0:
-            dense.measure()
-        with _timed_parts(pipe, spent):
-            outcomes.append(fitness(levels))
-        return outcomes[-1]
+    def evaluate(trials: Sequence[Trial]) -> Iterator[tuple[Trial, Outcome, float]]:
+        for trial in trials:
+            if len(measured) % _DENSE_EVERY == 0:
+                dense.measure()
+            before = clock.now()
+            with _timed_parts(pipe, spent):
+                outcome = fitness(trial.candidate.levels)
+            measured.append(_Measured(trial.candidate, outcome, clock.now() - before))
+            yield trial, outcome, measured[-1].seconds
 
-    start, wall = clock.now(), time.perf_counter()
-    result = search_schedule(measured, subject.space, config)
-    seconds = clock.now() - start - sum(dense.seconds)
-    wall = time.perf_counter() - wall - sum(dense.wall_seconds)
-    parts = {name: watch.read() for name, watch in spent.items()}
-    in_wall_time = wall / result.evaluated / statistics.median(dense.wall_seconds)
-    return _summary(result, outcomes, dense, seconds, parts) | {"cost_in_wall_time": in_wall_time}
+    def summarise(record: GenerationRecord) -> None:
+        seconds = clock.now() - start - sum(dense.seconds)
+        wall = time.perf_counter() - wall_start - sum(dense.wall_seconds)
+        parts = {name: watch.read() for name, watch in spent.items()}
+        row.update(_summary(measured, dense, seconds, parts), fitness=record.best)
+        row["cost_in_wall_time"] = wall / len(measured) / statistics.median(dense.wall_seconds)
+        keep(row)
+
+    start, wall_start = clock.now(), time.perf_counter()
+    search_with(EvolutionarySearch(subject.space, config), evaluate, None, summarise, seed=config.seed)
+    return row
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A candidate, what came of it, and the seconds that it took."""
+
+    candidate: Candidate
+    outcome: Outcome
+    seconds: float
 
 
 def _summary(
-    result: SearchResult, outcomes: list[Outcome], dense: _DenseRollouts, seconds: float, parts: dict[str, float]
+    measured: Sequence[_Measured], dense: _DenseRollouts, seconds: float, parts: dict[str, float]
 ) -> dict[str, Any]:
     """The cost of a candidate: as a ratio, and part by part in seconds."""
     rollout = statistics.median(dense.seconds)
-    count = result.evaluated
-    run_calls = sum(outcome.denoiser_calls for outcome in outcomes)
-    all_calls = run_calls + sum(outcome.replayed_calls for outcome in outcomes)
+    count = len(measured)
     split = {**parts, "rest": seconds - sum(parts.values())}
+    groups = {
+        "starts": [one for one in measured if one.candidate.generation == 0],
+        "offspring": [one for one in measured if one.candidate.generation > 0],
+    }
     return {
         "evaluated": count,
-        "fitness": result.fitness,
         "cost": seconds / count / rollout,
         "cost_by_part": {name: value / count / rollout for name, value in split.items()},
-        "calls_run": run_calls / all_calls,
+        "calls_run": _calls_run(measured),
         "candidate_seconds": seconds / count,
         "dense_rollout_seconds": rollout,
         "dense_rollouts": len(dense.seconds),
+        **{name: _group(group, rollout) for name, group in groups.items() if group},
     }
+
+
+def _group(measured: Sequence[_Measured], rollout: float) -> dict[str, Any]:
+    """What the candidates of one kind cost, each."""
+    seconds = statistics.fmean(one.seconds for one in measured)
+    return {
+        "evaluated": len(measured),
+        "cost": seconds / rollout,
+        "calls_run": _calls_run(measured),
+        "candidate_seconds": seconds,
+    }
+
+
+def _calls_run(measured: Sequence[_Measured]) -> float:
+    """Share of the denoiser calls that were run; the others were replayed."""
+    run = sum(one.outcome.denoiser_calls for one in measured)
+    return run / (run + sum(one.outcome.replayed_calls for one in measured))
 
 
 class _Clock:
@@ -201,7 +250,7 @@ class _Clock:
         """A point in time to be read later; a GPU is not waited for."""
         if not self.on_gpu:
             return time.process_time()
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(self._device))
         return event
 

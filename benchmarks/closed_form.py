@@ -13,8 +13,7 @@ import torch
 
 from diff_es.calibration import CalibrationStats
 from diff_es.denoisers import Layer, denoiser_of
-from diff_es.pruning import ObsConfig, damped_hessian, obs_trajectory
-from diff_es.pruning.obs import group_columns
+from diff_es.pruning import ObsConfig, ObsFamily, ObsOutput, damped_hessian, obs_trajectory
 from diff_es.recipe import Recipe
 from diff_es.run import Session
 from results import add_output_option, finish
@@ -50,25 +49,26 @@ def check(
     (path,), (family,) = layer.outputs, layer.families
     moments = stats.of(stage, layer).moments
     assert moments is not None
-    hessian, size = moments[path].second, family.columns[0].size
+    hessian = moments[path].second
     config = session.pruner_config
+    columns = family.columns[0].of(torch.arange(family.count)).view(family.count, -1)
+    removed = family.removed(config.num_levels)
     solved = obs_trajectory(
-        weight,
-        hessian,
-        group_size=size,
-        removals=layer.removed(config.num_levels),
+        [ObsOutput(weight, hessian)],
+        [ObsFamily((columns,), removed)],
         config=ObsConfig(damping=config.damping),
         name=layer.name,
     )
     damped = damped_hessian(hessian, solved.damping)
     errors, bank_errors = [], []
-    for level, snapshot in enumerate(solved.levels[1:-1], start=1):
-        kept = group_columns(snapshot.kept, size)
+    for level, (found,) in enumerate(solved.levels[1:-1], start=1):
+        groups = solved.orders[0][removed[level] :].sort().values
+        kept = columns[groups].flatten()
         right = weight @ damped[:, kept]
         exact = torch.linalg.solve(damped[kept][:, kept], right, left=False)
         thin = session.bank.thin(stage, layer, level)
-        assert torch.equal(thin.kept, snapshot.kept)
-        errors.append(float((snapshot.weight - exact).norm() / exact.norm()))
+        assert torch.equal(thin.kept, groups)
+        errors.append(float((found - exact).norm() / exact.norm()))
         stored = thin.outputs[f"{path}.weight"].double()
         bank_errors.append(float((stored - exact).norm() / exact.norm()))
     return errors, bank_errors

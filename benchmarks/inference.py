@@ -19,18 +19,18 @@ from typing import Any
 import torch
 
 from diff_es.baselines.stitching import stitch_
-from diff_es.denoisers import count_macs, denoiser_of
-from diff_es.evaluation import Cost, describe_speedup, speedup
+from diff_es.denoisers import any_denoiser_of, count_macs, denoiser_of
+from diff_es.evaluation import DENSE, Cost, describe_speedup, speedup
 from diff_es.evaluation.latency import Contender, LatencyRecord, measure_latency, routing_contender
 from diff_es.recipe import Recipe
-from diff_es.routing import Router, compiled, install_, remove_
+from diff_es.routing import Compiled, Router, compiled, install_, remove_
 from diff_es.run import Session
-from diff_es.run.measure import DENSE, Bench, Contestant
+from diff_es.run.measure import Bench, Contestant
 from random_models import MODELS, RandomModel, RandomPruning, schedule_of
-from results import add_device_option, add_output_option, finish
+from results import add_device_option, add_output_option, finish, keep_so_far
 
 #: How a denoiser is run → what `compile_` is given; None for plain PyTorch.
-WAYS: dict[str, tuple[str, bool] | None] = {
+WAYS: dict[str, tuple[Compiled, bool] | None] = {
     "eager": None,
     "compiled": ("denoiser", False),
     "compiled-blocks": ("blocks", False),
@@ -108,8 +108,17 @@ def measure_size(model: RandomModel, arguments: argparse.Namespace) -> dict[str,
     router = Router(denoiser_of(pipe), source)
     router.set_schedule(schedule)
     print(f"{model.name}: levels {schedule.levels} of {model.levels}", flush=True)
-    ratio = macs_ratio(router, model.calls(plan, 1, device, dtype)[0])
-    rows = []
+    rows: list[dict[str, Any]] = []
+    numbers = {
+        "model": model.name,
+        "pruning": arguments.pruning,
+        "dtype": arguments.dtype,
+        "levels": list(schedule.levels),
+        "num_levels": model.levels,
+        "macs_ratio": (ratio := macs_ratio(router, model.calls(plan, 1, device, dtype)[0])),
+        "rows": rows,
+        "stage_switch_ms": switch_ms(pipe, router),
+    }
     for way in arguments.ways:
         own = sides(pipe, source, schedule, arguments.sides if way == "eager" else [DENSE, "routed"])
         settings = WAYS[way]
@@ -122,18 +131,9 @@ def measure_size(model: RandomModel, arguments: argparse.Namespace) -> dict[str,
                 )
                 rows += size_rows({"way": way, "batch_size": size}, times, len(plan.timesteps), ratio)
                 print(*rows[-len(times) :], sep="\n", flush=True)
+                keep_so_far({"benchmark": "inference", **numbers}, arguments.json, arguments.device)
         print(f"{way}: {time.perf_counter() - started:.0f} s", flush=True)
-    switch = switch_ms(pipe, router)
-    return {
-        "model": model.name,
-        "pruning": arguments.pruning,
-        "dtype": arguments.dtype,
-        "levels": list(schedule.levels),
-        "num_levels": model.levels,
-        "macs_ratio": ratio,
-        "rows": rows,
-        "stage_switch_ms": switch,
-    }
+    return numbers
 
 
 def runner(pipe: Any, calls: list[dict[str, Any]]) -> Callable[[], None]:
@@ -183,17 +183,17 @@ def forget_stage(router: Router) -> None:
 
 def stitched_contender(pipe: Any, source: RandomPruning, schedule: Any) -> Contender:
     """One pruned model per stage, all in memory."""
-    dense = pipe.transformer
+    name, dense = any_denoiser_of(pipe)
     stitched = stitch_(pipe, source, schedule)
-    pipe.transformer = dense
+    setattr(pipe, name, dense)
 
     @contextmanager
     def contender() -> Iterator[None]:
-        pipe.transformer = stitched
+        setattr(pipe, name, stitched)
         try:
             yield
         finally:
-            pipe.transformer = dense
+            setattr(pipe, name, dense)
 
     return contender
 

@@ -12,19 +12,20 @@ import gc
 import json
 import subprocess
 import sys
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 
 from diff_es.baselines.stitching import stitch_
 from diff_es.denoisers import denoiser_of
 from diff_es.evaluation.memory import ResidentGauge
-from diff_es.routing import apply_
+from diff_es.routing import Mode, apply_
 from diff_es.routing.sizes import weight_bytes
 from diff_es.schedule import PruningSchedule
 from inference import runner
 from random_models import MODELS, RandomModel, RandomPruning, schedule_of
-from results import add_device_option, add_output_option, finish
+from results import add_device_option, add_output_option, finish, keep_so_far
 
 SETTINGS = ("dense", "resident", "stream", "gather", "stitched")
 
@@ -42,21 +43,22 @@ def main() -> None:
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     model = MODELS[arguments.model]
-    numbers = {"model": model.name, "dtype": arguments.dtype, "schedule": arguments.schedule}
+    numbers: dict[str, Any] = {"model": model.name, "dtype": arguments.dtype, "schedule": arguments.schedule}
     if arguments.predict:
         found = predict(model, arguments, device)
         finish({"benchmark": "memory_predicted", **numbers, "weight_bytes": found}, arguments.json, arguments.device)
         return
-    if device.type == "cpu" and len(arguments.settings) > 1:
-        peaks = {setting: in_own_process(setting) for setting in arguments.settings}
-    else:
-        peaks = {setting: measure(model, setting, arguments, device) for setting in arguments.settings}
-    if "dense" in peaks:
-        for setting, own in peaks.items():
+    peaks: dict[str, dict[str, Any]] = {}
+    numbers |= {"batch_size": arguments.batch_size, "settings": peaks}
+    for setting in sorted(arguments.settings, key=lambda setting: setting != "dense"):
+        alone = device.type == "cpu" and len(arguments.settings) > 1
+        own = in_own_process(setting) if alone else measure(model, setting, arguments, device)
+        peaks[setting] = own
+        if "dense" in peaks:
             own["peak_over_dense"] = own["peak_bytes"] / peaks["dense"]["peak_bytes"]
             print(f"{setting:>9}: {own['peak_bytes'] / 2**30:.2f} GiB, {own['peak_over_dense']:.2f} of dense")
-    numbers["batch_size"] = arguments.batch_size
-    finish({"benchmark": "memory", **numbers, "settings": peaks}, arguments.json, arguments.device)
+        keep_so_far({"benchmark": "memory", **numbers}, arguments.json, arguments.device)
+    finish({"benchmark": "memory", **numbers}, arguments.json, arguments.device)
 
 
 def predict(model: RandomModel, arguments: argparse.Namespace, device: torch.device) -> dict[str, int]:
@@ -65,7 +67,7 @@ def predict(model: RandomModel, arguments: argparse.Namespace, device: torch.dev
     source = RandomPruning(denoiser_of(pipe), model.plan(pipe), model.levels)
     dense = sum(parameter.nbytes for parameter in denoiser_of(pipe).parameters())
     needed = weight_bytes(denoiser_of(pipe), source, schedule_of(source, arguments.schedule))
-    found = {"dense": dense, **needed}
+    found: dict[str, int] = {"dense": dense} | {str(mode): own for mode, own in needed.items()}
     for mode, own in found.items():
         print(f"{mode:>9}: {own / 2**30:.2f} GiB, {own / dense:.2f} of dense")
     return found
@@ -94,14 +96,15 @@ def measure(model: RandomModel, setting: str, arguments: argparse.Namespace, dev
     before = gauge.now() if device.type == "cpu" else 0
     dtype = getattr(torch, arguments.dtype)
     pipe = model.build(device, dtype)
-    pipe.vae = None if setting != "stitched" else pipe.vae  # stitching calls the pipeline once
     plan = model.plan(pipe)
+    pipe.vae = None if setting != "stitched" else pipe.vae  # stitching calls the pipeline once
     source = RandomPruning(denoiser_of(pipe), plan, model.levels)
     schedule = schedule_of(source, arguments.schedule)
-    predicted = weight_bytes(denoiser_of(pipe), source, schedule)
+    predicted = {str(mode): own for mode, own in weight_bytes(denoiser_of(pipe), source, schedule).items()}
     calls = model.calls(plan, arguments.batch_size, device, dtype)
-    _, loading = peak_of(lambda: load(pipe, source, schedule, setting), device, gauge)
-    pipe.vae, source = None, None
+    _, loading = peak_of(partial(load, pipe, source, schedule, setting), device, gauge)
+    pipe.vae = None
+    del source
     gc.collect()
     loaded, peak = peak_of(lambda: [runner(pipe, calls)() for _ in range(2)], device, gauge)
     return {
@@ -117,7 +120,7 @@ def load(pipe: Any, source: RandomPruning, schedule: PruningSchedule, setting: s
     if setting == "stitched":
         stitch_(pipe, source, schedule)
     elif setting != "dense":
-        apply_(pipe, source, schedule, mode=setting)
+        apply_(pipe, source, schedule, mode=cast("Mode", setting))
 
 
 def peak_of(run: Any, device: torch.device, gauge: ResidentGauge) -> tuple[int, int]:

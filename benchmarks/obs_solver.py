@@ -13,16 +13,23 @@ import argparse
 import statistics
 import sys
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 
-from diff_es.pruning import ObsConfig, ObsTrajectory, obs_trajectory
+from diff_es.pruning import ObsConfig
 from diff_es.schedule import groups_removed
 from results import ROOT, add_output_option, finish
 
 sys.path.insert(0, str(ROOT / "tests" / "pruning"))
-from plain_obs import plain_obs
+from one_linear import Solved, solve
+from plain_obs import PlainObs, plain_obs
+
+T = TypeVar("T")
+
+#: Removals of the plain loop that come before those that are timed, and seconds that these take at least.
+_UNTIMED, _LEAST_SECONDS = 2, 1.0
 
 
 def correlated_layer(rows: int, columns: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -35,18 +42,18 @@ def correlated_layer(rows: int, columns: int, seed: int) -> tuple[torch.Tensor, 
     return weight, (inputs.T @ inputs).double() / len(inputs)
 
 
-def timed(function: Any, *args: Any, **kwargs: Any) -> tuple[float, Any]:
-    synchronize()
+def timed(device: torch.device, function: Callable[..., T], *args: Any, **kwargs: Any) -> tuple[float, T]:
+    synchronize(device)
     start = time.perf_counter()
     result = function(*args, **kwargs)
-    synchronize()
+    synchronize(device)
     return time.perf_counter() - start, result
 
 
-def synchronize() -> None:
-    """Wait for what runs on a GPU."""
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
+def synchronize(device: torch.device) -> None:
+    """Wait for what runs on a GPU; a CPU is done when the call returns."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def compare(args: argparse.Namespace, weight: torch.Tensor, hessian: torch.Tensor) -> dict[str, Any]:
@@ -55,14 +62,12 @@ def compare(args: argparse.Namespace, weight: torch.Tensor, hessian: torch.Tenso
     config = ObsConfig(block_size=args.block_size)
     ours_seconds, plain_seconds, in_place_seconds = [], [], []
     for repeat in range(args.repeats):
-        seconds, ours = timed(
-            obs_trajectory, weight, hessian, group_size=1, removals=counts, config=config, name="layer"
-        )
+        seconds, ours = timed(weight.device, solve, weight, hessian, group_size=1, removals=counts, config=config)
         ours_seconds.append(seconds)
         if repeat < args.plain_repeats:
-            seconds, plain = timed(plain_obs, weight, hessian, counts, config.damping)
+            seconds, plain = timed(weight.device, plain_obs, weight, hessian, counts, config.damping)
             plain_seconds.append(seconds)
-            seconds, _ = timed(plain_obs, weight, hessian, counts, config.damping, in_place=True)
+            seconds, _ = timed(weight.device, plain_obs, weight, hessian, counts, config.damping, in_place=True)
             in_place_seconds.append(seconds)
     ours_median, plain_median = statistics.median(ours_seconds), statistics.median(plain_seconds)
     in_place_median = statistics.median(in_place_seconds)
@@ -80,7 +85,7 @@ def compare(args: argparse.Namespace, weight: torch.Tensor, hessian: torch.Tenso
 
 
 def agreement(
-    ours: ObsTrajectory, plain: tuple[list[int], list[torch.Tensor], list[torch.Tensor]], weight: torch.Tensor
+    ours: Solved, plain: tuple[list[int], list[torch.Tensor], list[torch.Tensor]], weight: torch.Tensor
 ) -> dict[str, Any]:
     """Kept sets and weights of both solvers, level by level."""
     _, plain_kept, plain_weights = plain
@@ -97,31 +102,55 @@ def agreement(
 
 
 def extrapolate(args: argparse.Namespace, weight: torch.Tensor, hessian: torch.Tensor) -> dict[str, Any]:
-    """Full run of our solver; the plain loop only for its first removals, whose cost never changes."""
+    """Full run of our solver; of the plain loop the start and some removals, whose cost never changes."""
     counts = groups_removed(args.columns, args.levels)[:-1]
-    config = ObsConfig(block_size=args.block_size)
-    run = {"group_size": 1, "config": config, "name": "layer"}
-    if args.device != "cpu":  # the first use of a GPU's libraries is none of the solver's time
-        obs_trajectory(weight, hessian, removals=(0, args.plain_removals), **run)
-    ours_seconds = [timed(obs_trajectory, weight, hessian, removals=counts, **run)[0] for _ in range(args.repeats)]
-    base, _ = timed(plain_obs, weight, hessian, (0,), config.damping)
     few = (0, args.plain_removals)
-    some, plain = timed(plain_obs, weight, hessian, few, config.damping)
-    some_in_place, _ = timed(plain_obs, weight, hessian, few, config.damping, in_place=True)
-    plain_seconds = base + (some - base) / args.plain_removals * counts[-1]
-    in_place_seconds = base + (some_in_place - base) / args.plain_removals * counts[-1]
+    config = ObsConfig(block_size=args.block_size)
+    run: dict[str, Any] = {"group_size": 1, "config": config}
+    # Both solvers run once, untimed: the first use of a library is none of their time.
+    same = agreement(
+        solve(weight, hessian, removals=few, **run), plain_obs(weight, hessian, few, config.damping), weight
+    )
+    ours_seconds = [
+        timed(weight.device, solve, weight, hessian, removals=counts, **run)[0] for _ in range(args.repeats)
+    ]
     ours = statistics.median(ours_seconds)
-    head = obs_trajectory(weight, hessian, removals=few, **run)
+    plain, in_place = (
+        plain_parts(weight, hessian, config.damping, args.plain_removals, in_place=way) for way in (False, True)
+    )
+    start = statistics.median([plain[0], in_place[0]])
+    removal, removal_in_place = statistics.median(plain[1]), statistics.median(in_place[1])
+    plain_seconds, in_place_seconds = (start + own * counts[-1] for own in (removal, removal_in_place))
     return {
         "speedup_vs_plain": round(plain_seconds / ours, 1),
         "speedup_vs_plain_in_place": round(in_place_seconds / ours, 1),
-        **agreement(head, plain, weight),
+        **same,
         "seconds": round(ours, 4),
         "seconds_plain": round(plain_seconds, 1),
         "seconds_plain_in_place": round(in_place_seconds, 1),
         "seconds_all": [round(value, 4) for value in ours_seconds],
-        "plain": f"extrapolated from {args.plain_removals} removals",
+        "seconds_of_a_plain_removal": removal,
+        "seconds_of_a_plain_removal_in_place": removal_in_place,
+        "plain": f"extrapolated from {len(plain[1])} removals",
     }
+
+
+def plain_parts(
+    weight: torch.Tensor, hessian: torch.Tensor, damping: float, least: int, *, in_place: bool
+) -> tuple[float, list[float]]:
+    """Seconds of the plain loop's start, and of each of its removals, timed alone, after two that are not timed.
+
+    At least so many removals, and so many that they take a second.
+    """
+    start, loop = timed(weight.device, PlainObs, weight, hessian, damping)
+    times: list[float] = []
+    for number in range(weight.shape[1]):
+        seconds, _ = timed(weight.device, loop.remove, in_place=in_place)
+        if number >= _UNTIMED:
+            times.append(seconds)
+        if len(times) >= least and sum(times) >= _LEAST_SECONDS:
+            break
+    return start, times
 
 
 def parse() -> argparse.Namespace:
@@ -132,14 +161,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5, help="runs of our solver; the median counts")
     parser.add_argument("--plain-repeats", type=int, default=2, help="runs of the plain loop, alternating with ours")
     parser.add_argument(
-        "--plain-removals", type=int, default=0, help="above 0: extrapolate the plain loop from so many"
+        "--plain-removals", type=int, default=0, help="above 0: extrapolate the plain loop from so many, or more"
     )
     parser.add_argument("--block-size", type=int, default=ObsConfig.block_size)
     parser.add_argument("--threads", type=int, default=0, help="above 0: threads of torch")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …: of both solvers")
     add_output_option(parser)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.plain_removals > args.columns - _UNTIMED:
+        parser.error(f"--plain-removals {args.plain_removals}: only {args.columns - _UNTIMED} can be timed.")
+    return args
 
 
 def main() -> None:

@@ -23,7 +23,8 @@ def read(name: str) -> dict[str, Any]:
 def origin(record: dict[str, Any]) -> str:
     environment = record["environment"]
     where = f"{environment['device']}, {environment['threads']} threads, torch {environment['packages']['torch']}"
-    return f"\n`{record['command']}` · commit {record['commit'][:10]} · {record['date'][:10]} · {where}\n"
+    ended = " · ended before it was through" if record.get("unfinished") else ""
+    return f"\n`{record['command']}` · commit {record['commit'][:10]} · {record['date'][:10]} · {where}{ended}\n"
 
 
 def table(headings: list[str], rows: list[list[str]]) -> str:

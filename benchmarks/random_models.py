@@ -7,23 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    DiTPipeline,
-    DiTTransformer2DModel,
-    EulerDiscreteScheduler,
-    FlowMatchEulerDiscreteScheduler,
-    FluxPipeline,
-    StableDiffusionXLPipeline,
-)
+from diffusers import DiTTransformer2DModel
 from torch import Tensor, nn
 
 from diff_es.bank import ThinLayer
 from diff_es.denoisers import Call, Fingerprint, Layer, fingerprint, spec_of
 from diff_es.schedule import Allocation, groups_removed
 from diff_es.stages import StagePlan
+from diff_es.timesteps import stage_plan
 from dit_xl_macs import dit_xl
+from random_pipelines import dit_pipeline, flux_pipeline, sdxl_pipeline
 from real_sizes import flux, sdxl
 
 
@@ -34,7 +27,7 @@ class RandomModel:
     Attributes:
         name: For people.
         denoiser: Makes the denoiser, in torch's default dtype and device.
-        pipeline: Puts it into a pipeline; only DiT's has a VAE and can be called.
+        pipeline: Puts it into a pipeline, which can be called.
         call: (rows, timestep as the pipeline passes it, device, dtype) → a denoiser call.
         levels: H.
         stages: Stages of the denoising run.
@@ -67,8 +60,7 @@ class RandomModel:
 
     def plan(self, pipe: Any) -> StagePlan:
         """Return the stages of the pipeline's own steps."""
-        pipe.scheduler.set_timesteps(self.steps)
-        return StagePlan.split(tuple(float(t) for t in pipe.scheduler.timesteps), self.stages)
+        return stage_plan(pipe, self.stages, self.steps)
 
     def calls(self, plan: StagePlan, images: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
         """Return the denoiser calls of one denoising run; timesteps are views, as they are in diffusers' pipelines."""
@@ -95,27 +87,6 @@ def dit_s() -> DiTTransformer2DModel:
         activation_fn="gelu-approximate",
         attention_bias=True,
     )
-
-
-def vae() -> AutoencoderKL:
-    """The VAE of Stable Diffusion, which DiT has too."""
-    sides = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
-    widths = (128, 256, 512, 512)
-    return AutoencoderKL(block_out_channels=widths, layers_per_block=2, latent_channels=4, sample_size=256, **sides)
-
-
-def dit_pipeline(denoiser: nn.Module) -> Any:
-    return DiTPipeline(transformer=denoiser, vae=vae().eval(), scheduler=DDIMScheduler())
-
-
-def sdxl_pipeline(denoiser: nn.Module) -> Any:
-    nothing = dict.fromkeys(("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
-    return StableDiffusionXLPipeline(unet=denoiser, scheduler=EulerDiscreteScheduler(), **nothing)
-
-
-def flux_pipeline(denoiser: nn.Module) -> Any:
-    nothing = dict.fromkeys(("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
-    return FluxPipeline(transformer=denoiser, scheduler=FlowMatchEulerDiscreteScheduler(), **nothing)
 
 
 def dit_call(rows: int, timestep: Tensor, device: torch.device, dtype: torch.dtype) -> Call:

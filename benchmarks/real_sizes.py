@@ -15,7 +15,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from DeepCache import DeepCacheSDHelper
 from diffusers import FluxTransformer2DModel, UNet2DConditionModel
 from torch import nn
 
@@ -51,7 +50,7 @@ def empty(*shape: int) -> torch.Tensor:
 
 def sdxl() -> nn.Module:
     """Stable Diffusion XL base 1.0."""
-    return UNet2DConditionModel(
+    model: nn.Module = UNet2DConditionModel(
         sample_size=128,
         block_out_channels=(320, 640, 1280),
         layers_per_block=2,
@@ -65,6 +64,7 @@ def sdxl() -> nn.Module:
         addition_time_embed_dim=256,
         projection_class_embeddings_input_dim=2816,
     )
+    return model
 
 
 def sdxl_call() -> Call:
@@ -79,7 +79,7 @@ def sdxl_call() -> Call:
 
 def flux() -> nn.Module:
     """FLUX.1-schnell."""
-    return FluxTransformer2DModel(
+    model: nn.Module = FluxTransformer2DModel(
         in_channels=64,
         num_layers=19,
         num_single_layers=38,
@@ -89,6 +89,7 @@ def flux() -> nn.Module:
         pooled_projection_dim=768,
         guidance_embeds=False,
     )
+    return model
 
 
 def flux_call() -> Call:
@@ -160,6 +161,8 @@ def deep_cache(size: Size) -> list[dict[str, int]]:
 
 def _two_calls(model: nn.Module, call: Call, branch: int) -> tuple[int, int]:
     """MACs of the two steps of an interval of two: one in full, one from the cache."""
+    from DeepCache import DeepCacheSDHelper  # noqa: PLC0415 (an extra; most benchmarks import the sizes alone)
+
     timesteps = torch.tensor([951.0, 901.0])
     helper = DeepCacheSDHelper(pipe=SimpleNamespace(unet=model, scheduler=SimpleNamespace(timesteps=timesteps)))
     helper.set_params(cache_interval=2, cache_branch_id=branch)

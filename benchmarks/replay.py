@@ -56,7 +56,7 @@ def fitness_without_replay(session: Session) -> TrajectoryFitness:
         session.allocation("uniform"),
         metric=section.metric,
         sampler=session.sampler,
-        batch_size=section.batch_size,
+        batch_size=session.search_batch_size,
         replay_bytes=0,
     )
 

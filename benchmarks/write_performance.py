@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gpu import CANDIDATES, search_seconds
 from pages import FOLDER, has, origin, read, table
 
 INTRODUCTION = """# Performance
@@ -28,7 +29,7 @@ def main() -> None:
         gpu_first_look(),
         *memory(),
         "\n## Search\n",
-        candidate_cost(),
+        *candidate_costs(),
         search_scaling(),
         replay(),
         replay_policy(),
@@ -306,10 +307,16 @@ def racing() -> str:
     )
 
 
-def candidate_cost() -> str:
-    if not has("candidate_cost"):
-        return ""
-    record = read("candidate_cost")
+#: Results of benchmarks/candidate_cost.py.
+CANDIDATE_COST = ("candidate_cost", "performance/candidate_cost_dit-xl_gpu")
+
+
+def candidate_costs() -> list[str]:
+    """What a candidate of the search costs, on each device where that has been measured."""
+    return [_candidate_cost(read(name)) for name in CANDIDATE_COST if has(name)]
+
+
+def _candidate_cost(record: dict[str, Any]) -> str:
     rows = [
         [
             row["allocation"],
@@ -321,14 +328,49 @@ def candidate_cost() -> str:
         for row in record["rows"]
     ]
     headings = ["allocation", "a candidate", "denoiser", "decoding", "scoring", "the rest", "calls run", "in wall time"]
-    return (
-        "\n### What a candidate costs\n\n"
-        f"In dense rollouts of the same {record['probes']} probes, sampled between the candidates: the mean over a "
-        f"search of {record['generations']} generations on {record['model'].removeprefix('zoo:')} at "
-        f"{record['sparsity']:.0%} ({record['stages']} stages, {record['steps']} steps, {record['metric'].upper()}). "
-        "On a CPU the ratio is one of processor time; that of wall time, beside it, takes in whatever else the machine "
-        "did meanwhile.\n\n" + table(headings, rows) + origin(record)
+    on_gpu = record.get("device", "cpu") != "cpu"
+    what = f"{record['model'].removeprefix('zoo:')}{' on a GPU' if on_gpu else ''}"
+    how = (
+        "The whole is wall time, its parts those of the GPU."
+        if on_gpu
+        else "On a CPU the ratio is one of processor time; that of wall time, beside it, takes in whatever else the "
+        "machine did meanwhile."
     )
+    return (
+        f"\n### What a candidate costs{f': {what}' if on_gpu else ''}\n\n"
+        f"In dense rollouts of the same {record['probes']} probes, sampled between the candidates: the mean over a "
+        f"search of {record['generations']} generations on {what} at "
+        f"{record['sparsity']:.0%} ({record['stages']} stages, {record['steps']} steps, {record['metric'].upper()}). "
+        f"{how}\n\n" + table(headings, rows) + _starts_and_offspring(record) + origin(record)
+    )
+
+
+def _starts_and_offspring(record: dict[str, Any]) -> str:
+    """The two kinds of candidates apart, where that has been measured."""
+    rows = [
+        [
+            row["allocation"],
+            name,
+            str(row[group]["evaluated"]),
+            f"{row[group]['cost']:.3f}",
+            f"{row[group]['calls_run']:.1%}",
+            f"{row[group]['candidate_seconds']:.2f} s",
+        ]
+        for row in record["rows"]
+        for group, name in (("starts", "start schedules"), ("offspring", "their offspring"))
+        if group in row
+    ]
+    if not rows:
+        return ""
+    hours = "".join(
+        f" {row['allocation'].capitalize()}: {search_seconds(row) / 3600:.2f} hours, "
+        f"{search_seconds(row) / CANDIDATES / row['dense_rollout_seconds']:.3f} dense rollouts a candidate."
+        for row in record["rows"]
+        if "offspring" in row
+    )
+    extrapolated = f" A search of {CANDIDATES:,} candidates, extrapolated from both.{hours}" if hours else ""
+    headings = ["allocation", "of them", "candidates", "a candidate", "calls run", "time of each"]
+    return f"\nStart schedules have less in common than their offspring.{extrapolated}\n\n" + table(headings, rows)
 
 
 def calibrate() -> str:
@@ -427,10 +469,15 @@ def size(count: int) -> str:
     return f"{count / 2**30:.3f} GiB" if count >= 2**30 else f"{count / 2**20:.3f} MiB"
 
 
+#: Results of benchmarks/obs_solver.py: those that are always there, and one of a GPU.
+OBS_SOLVER, OBS_SOLVER_GPU = ("obs_solver", "obs_solver_dit_xl"), "performance/obs_solver_dit-xl_gpu"
+
+
 def obs_solver() -> str:
+    names = [*OBS_SOLVER, *([OBS_SOLVER_GPU] if has(OBS_SOLVER_GPU) else [])]
     rows = [
         [
-            f"{record['rows']} × {record['columns']}",
+            f"{record['rows']} × {record['columns']}{', on a GPU' if record.get('device', 'cpu') != 'cpu' else ''}",
             f"{record['seconds']:.2f} s",
             f"{record['seconds_plain']:.1f} s",
             f"{record['speedup_vs_plain']:.0f}×",
@@ -439,7 +486,7 @@ def obs_solver() -> str:
             f"{record['max_weight_error']:.1e}",
             record["plain"],
         ]
-        for record in map(read, ("obs_solver", "obs_solver_dit_xl"))
+        for record in map(read, names)
     ]
     headings = ["rows × columns", "blocked", "plain loop", "speed-up", "speed-up over the loop in place"]
     return (
@@ -447,7 +494,7 @@ def obs_solver() -> str:
         "The plain loop removes column by column and updates everything at each removal. Much of its time goes into "
         "allocating temporaries, so the same loop without them is timed too.\n\n"
         + table([*headings, "kept sets equal", "largest weight error", "plain loop"], rows)
-        + origin(read("obs_solver"))
+        + "".join(origin(read(name)) for name in names if name != "obs_solver_dit_xl")
     )
 
 

@@ -147,6 +147,7 @@ ROWS: tuple[Row, ...] = (
         (
             f"{_CACHES}: test_caches_that_count_steps_are_refused",
             f"{_CACHES}: test_a_cache_put_on_a_unet_by_hand_is_refused",
+            f"{_CACHES}: test_a_cache_put_on_a_routed_model_by_hand_is_refused",
         ),
     ),
     Row(
@@ -194,13 +195,19 @@ ROWS: tuple[Row, ...] = (
         "Fused QKV projections",
         "refused",
         "They are copies of the weights that routing changes. Call `unfuse_qkv_projections()`.",
-        ("denoisers/test_plain_denoisers.py: test_fused_projections_are_refused",),
+        (
+            "denoisers/test_plain_denoisers.py: test_fused_projections_are_refused",
+            "routing/test_state.py: test_what_changes_attention_after_routing_is_refused_too",
+        ),
     ),
     Row(
         "IP-Adapter",
         "refused",
         "Its keys and values have all heads, whatever is pruned. Call `pipe.unload_ip_adapter()`.",
-        ("families/test_refusals.py: test_ip_adapters_are_refused",),
+        (
+            "families/test_refusals.py: test_ip_adapters_are_refused",
+            "routing/test_state.py: test_what_changes_attention_after_routing_is_refused_too",
+        ),
     ),
     Row(
         "Quantised linears",

@@ -73,6 +73,7 @@ Each with an error that tells the way out; the messages are in [bad input](bad-i
 | state | way out |
 |---|---|
 | another denoiser class | [add it](add-a-model.md): a spec file, an entry of the contract suite |
+| two denoisers (Wan 2.2 A14B) | a model with one, such as Wan 2.1 |
 | fused q, k, v | `unfuse_qkv_projections()`, or load again |
 | LoRA that is not fused into the weights | `fuse_lora()` and `unload_lora_weights()` first |
 | quantised weights | prune first |
@@ -129,7 +130,7 @@ def _blocks(family: Family) -> str:
 
 
 def _obs(family: Family) -> str:
-    coupled = any(layer.coupled for layer in layers_of(family.model()))
+    coupled = any(len(layer.families) > 1 or len(layer.outputs) > 1 for layer in layers_of(family.model()))
     return verdict(
         family,
         test_pruners.test_obs_weights_are_the_least_squares_solution,

@@ -10,8 +10,10 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import example, given
@@ -21,6 +23,7 @@ from diff_es.artifacts import (
     MANIFEST,
     FileEntry,
     check_files,
+    claim,
     held,
     inside,
     list_files,
@@ -147,6 +150,7 @@ def test_what_a_killed_process_left_is_replaced(tmp_path: Path) -> None:
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
+from typing import Literal
 import numpy
 from safetensors.numpy import save_file
 from diff_es.artifacts import new_folder, write_bytes
@@ -263,6 +267,7 @@ def test_the_file_is_json_that_people_can_read(tmp_path: Path) -> None:
 HOLD = """
 import sys
 from pathlib import Path
+from typing import Literal
 from diff_es.artifacts import held
 with held(Path(sys.argv[1])) as mine:
     print("held" if mine else "busy", flush=True)
@@ -312,6 +317,35 @@ def test_a_lock_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(ArtifactError, match="Cannot write"), held(tmp_path / "file" / ".lock"):
         pass
+
+
+@dataclass(frozen=True)
+class Made:
+    """Settings of a folder, as an older version wrote them and as this one does."""
+
+    steps: int
+    labels: tuple[int, ...]
+    device: str = "cpu"
+    format: Literal[2] = 2
+
+
+@pytest.mark.parametrize(
+    ("there", "message"),
+    [
+        ('{"steps": 3, "labels": [1], "format": 2}', ""),
+        ('{"steps": 4, "labels": [1], "format": 2, "device": "cpu"}', r"\(steps is 4 there, 3 here; see .*settings"),
+        (
+            '{"steps": 3, "labels": [1], "format": 1}',
+            r"\(format is 1 there, 2 here; device is None there, 'cpu' here; ",
+        ),
+        (f'{{"steps": 3, "labels": {[7] * 100}, "format": 2, "device": "cpu"}}', r"\(labels differs; see"),
+        ('{"steps": 3', "is no valid Made"),
+    ],
+)
+def test_a_folder_of_other_settings_is_refused_and_they_are_named(tmp_path: Path, there: str, message: str) -> None:
+    (tmp_path / "settings.json").write_text(there)
+    with pytest.raises(InputError, match=message) if message else nullcontext():
+        claim(tmp_path, Made(3, (1,)))
 
 
 def test_slugs_are_distinct_file_names_in_order() -> None:

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from diff_es.errors import InputError
 from diff_es.sampling import MAX_SEED, PromptRequests, Requests, SamplerConfig, class_labels, quiet, sample, seeded
+from diff_es.timesteps import sampler_timesteps
 from support import CLASSES, tiny_pipe
 from text_models import tiny_text_pipe
 from tiny_pipelines import tiny_flux
@@ -97,6 +98,23 @@ def test_the_global_generator_is_left_alone(pipe: DiTPipeline) -> None:
     torch.manual_seed(5)
     sample(pipe, Requests((1,), (2,)), SAMPLER)
     assert torch.equal(torch.rand(4), expected)
+
+
+def test_a_pipeline_on_the_cpu_leaves_all_gpus_alone(
+    pipe: DiTPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even their generators are read: torch would be at home on every GPU of the machine from then on."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        pytest.fail("a GPU was looked at")
+
+    computes_timesteps = tiny_flux(tmp_path)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name in ("get_rng_state", "set_rng_state", "manual_seed", "manual_seed_all"):
+        monkeypatch.setattr(torch.cuda, name, refuse)
+    images = sample(pipe, Requests((1,), (5,)), SAMPLER)
+    assert torch.isfinite(images).all()
+    assert len(sampler_timesteps(computes_timesteps, 4)) == 4
 
 
 def test_a_stochastic_sampler_is_reproducible_too() -> None:

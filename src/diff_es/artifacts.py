@@ -28,6 +28,8 @@ T = TypeVar("T")
 MANIFEST = "manifest.json"
 SETTINGS = "settings.json"
 _MAX_JSON_BYTES = 64 * 2**20
+#: Letters of a value that an error message shows.
+_LONGEST_SHOWN = 200
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 
 
@@ -167,17 +169,49 @@ def claim(folder: Path, settings: object) -> None:
     """
     path = folder / SETTINGS
     if path.exists():
-        try:
-            same = read_record(path, type(settings)) == settings
-        except ArtifactError:
-            same = False
-        if not same:
-            raise InputError(f"{folder} was made with other settings (see {path}); choose another folder or remove it.")
+        if others := _other_settings(path, settings):
+            raise InputError(
+                f"{folder} was made with other settings ({'; '.join(others)}; see {path}); choose another folder or "
+                "remove it."
+            )
         return
     if folder.exists() and any(folder.glob("*.safetensors")):
         raise InputError(f"{folder} holds files of unknown settings; choose another folder or remove it.")
     folder.mkdir(parents=True, exist_ok=True)
     write_record(path, settings)
+
+
+def _other_settings(path: Path, settings: object) -> list[str]:
+    """Name what differs between a record of settings, perhaps of an older format, and those of now."""
+    try:
+        if read_record(path, type(settings)) == settings:
+            return []
+        damage = "they differ"
+    except ArtifactError as error:
+        damage = str(error)
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError:
+        return [damage]
+    return differences(found, TypeAdapter(type(settings)).dump_python(settings, mode="json")) or [damage]
+
+
+def differences(there: Any, here: Any) -> list[str]:
+    """Name the entries in which two JSON values differ ("space.sparsity is 0.4 there, 0.5 here").
+
+    Long values are not shown. An entry that is missing counts as null.
+    """
+    return list(_differences(there, here, ""))
+
+
+def _differences(there: Any, here: Any, where: str) -> Iterator[str]:
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in {**there, **here}:
+            yield from _differences(there.get(key), here.get(key), f"{where}.{key}" if where else key)
+    elif there != here:
+        pair = (repr(there), repr(here))
+        short = max(map(len, pair)) <= _LONGEST_SHOWN
+        yield f"{where} is {pair[0]} there, {pair[1]} here" if short else f"{where} differs"
 
 
 def is_leftover(path: Path) -> bool:

@@ -1,15 +1,20 @@
-"""Images with their labels or captions, and the way between uint8 pixels and what models read."""
+"""Images with their labels or captions, files of them, and the way between uint8 pixels and what models read."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
 
 from diff_es.errors import InputError
+
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+_ALPHA_MODES = {"LA", "La", "PA", "RGBA", "RGBa"}
 
 
 @dataclass(frozen=True)
@@ -120,3 +125,47 @@ def to_uint8(images: torch.Tensor) -> NDArray[np.uint8]:
     scaled = images.detach().to("cpu", torch.float32).add(1.0).mul(127.5).round().clamp(0, 255)
     array: NDArray[np.uint8] = scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
     return array
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file's name says that it is an image (png, jpg, jpeg, webp, bmp)."""
+    return path.suffix.lower() in _SUFFIXES
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return the files of a folder whose names say that they are images (png, jpg, jpeg, webp, bmp), sorted by name."""
+    return sorted(path for path in folder.iterdir() if is_image(path))
+
+
+def open_image(path: Path) -> Image.Image:
+    """Read a whole image as RGB with 8 bits per channel; grey and palette images are converted.
+
+    Raises:
+        InputError: it cannot be read, has transparent pixels (what lies behind them is not known), or more than 8 bits
+            per channel (the way to 8 is not known).
+    """
+    try:
+        with Image.open(path) as image:
+            return as_rgb(image, str(path))
+    except InputError:
+        raise
+    # Pillow's decoders answer damage with all of these.
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} cannot be read as an image ({error}); repair or remove it.") from error
+
+
+def as_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Return an image as RGB with 8 bits per channel; `name` is what an error calls it.
+
+    Raises:
+        InputError: see `open_image`; what Pillow's decoders raise is not changed.
+    """
+    image.load()
+    opaque = True
+    if image.mode in _ALPHA_MODES or "transparency" in image.info:
+        opaque = image.convert("RGBA").getchannel("A").getextrema()[0] == 255
+    if not opaque:
+        raise InputError(f"{name} has transparent pixels; put it on a background and save it without transparency.")
+    if image.mode.startswith(("I", "F")):
+        raise InputError(f"{name} has more than 8 bits per channel; save it with 8.")
+    return image.convert("RGB")

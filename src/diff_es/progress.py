@@ -26,10 +26,10 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
 
 
 def in_bytes(count: float) -> str:
-    """Write a number of bytes: "2.4 GB", "0.3 MB", "12 kB"."""
-    if count >= 1e8:
-        return f"{count / 1e9:.1f} GB"
-    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.0f} kB"
+    """Write a number of bytes in the units of memory limits: "2.4 GiB", "0.3 MiB", "12 KiB"."""
+    if count >= 0.1 * 2**30:
+        return f"{count / 2**30:.1f} GiB"
+    return f"{count / 2**20:.1f} MiB" if count >= 0.1 * 2**20 else f"{count / 2**10:.0f} KiB"
 
 
 def in_time(seconds: float) -> str:

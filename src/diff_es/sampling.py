@@ -217,9 +217,8 @@ def sample(pipe: Any, requests: ImageRequests, sampler: SamplerConfig, device: s
     check_requests(pipe, requests)
     _check_arguments(pipe, sampler)
     generators = [seeded(seed) for seed in requests.seeds]
-    with torch.random.fork_rng(), quiet(pipe), _own_step_noise(pipe.scheduler, requests.seeds):
-        # For a scheduler of the user's own whose step takes no generator.
-        torch.manual_seed(requests.seeds[0])
+    # The seed is for a scheduler of the user's own whose step takes no generator.
+    with forked_generators(pipe, requests.seeds[0]), quiet(pipe), _own_step_noise(pipe.scheduler, requests.seeds):
         output = pipe(
             **arguments,
             **sampler.arguments,
@@ -353,6 +352,27 @@ def _refuse_blackened(output: Any, seeds: Sequence[int]) -> None:
             f"The pipeline's safety checker blackened {len(refused)} of {len(seeds)} images (seeds {refused[:5]}): "
             "load the pipeline with safety_checker=None, or choose other prompts."
         )
+
+
+@contextmanager
+def forked_generators(pipe: Any, seed: int | None = None) -> Iterator[None]:
+    """Leave the global generators as they are: the CPU's, and that of the pipeline's own GPU.
+
+    No other GPU is looked at: torch would make itself known on each, which takes memory there and time.
+
+    Args:
+        pipe: The pipeline that is called meanwhile.
+        seed: What both are seeded with at first; without, they go on from where they are.
+    """
+    device = torch.device(pipe._execution_device)
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        if seed is not None:
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU
+            for own in devices:
+                with torch.cuda.device(own):
+                    torch.cuda.manual_seed(seed)
+        yield
 
 
 @contextmanager

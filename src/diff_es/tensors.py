@@ -31,6 +31,11 @@ _TYPES = {
 _ENTRY = 112
 
 
+def shard_name(index: int) -> str:
+    """File name of the tensors of one stage."""
+    return f"stage-{index:02d}.safetensors"
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors to one safetensors file, atomically.
 

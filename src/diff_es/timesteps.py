@@ -9,10 +9,8 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-import torch
-
 from diff_es.errors import InputError
-from diff_es.sampling import any_requests, call_parameters, check_all_steps, quiet
+from diff_es.sampling import any_requests, call_parameters, check_all_steps, forked_generators, quiet
 from diff_es.stages import StagePlan
 
 #: Arguments by which pipelines take the image that they start from or keep to.
@@ -110,7 +108,7 @@ def _rehearse(pipe: Any, scheduler: Any, arguments: Mapping[str, Any]) -> None:
     scheduler.set_timesteps = set_and_leave
     pipe.scheduler = scheduler
     try:
-        with torch.random.fork_rng(), quiet(pipe):
+        with forked_generators(pipe), quiet(pipe):
             pipe(**any_requests(pipe, 1).arguments(), **arguments)
     except _Set:
         pipe.maybe_free_model_hooks()

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from diff_es.evaluation import describe_speedup, speedup
+from diff_es.progress import in_bytes, in_time
 from diff_es.report import main_latency, speedup_at
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from diff_es.run import Estimate, Inspection, RunResult
     from diff_es.run.benchmark import Benchmark
     from diff_es.run.judge import QualityRecord
-
-_GIB = 2**30
 
 
 def estimate_json(estimate: Estimate) -> dict[str, Any]:
@@ -31,16 +30,16 @@ def estimate_table(estimate: Estimate) -> Table:
     """The predicted cost of a run."""
     table = _pairs("What this run will take")
     table.add_row("schedules to evaluate, at most", str(estimate.evaluations))
-    table.add_row("search", _duration(estimate.search_seconds))
-    table.add_row("bank", _duration(estimate.bank_seconds))
-    table.add_row("calibration, sensitivity, measuring", _duration(estimate.other_seconds))
+    table.add_row("search", f"about {in_time(estimate.search_seconds)}")
+    table.add_row("bank", f"about {in_time(estimate.bank_seconds)}")
+    table.add_row("calibration, sensitivity, measuring", f"about {in_time(estimate.other_seconds)}")
     if estimate.calibration is not None:
-        table.add_row("memory of calibration, beside the model", _size(estimate.calibration.bytes_at_once))
+        table.add_row("memory of calibration, beside the model", in_bytes(estimate.calibration.bytes_at_once))
     table.add_row("memory of the search", estimate.search_memory.why)
     table.add_row("removed by the budget, at least", f"{estimate.removed:.1%} of the groups")
     if estimate.lost_to_rounding:
         table.add_row("kept by rounded widths, at most", f"{estimate.lost_to_rounding:.1%} of the channels")
-    table.add_row("disk, about", _size(estimate.disk_bytes))
+    table.add_row("disk, about", in_bytes(estimate.disk_bytes))
     table.add_row("one dense image here", f"{estimate.seconds_per_image:.3f} s")
     return table
 
@@ -123,6 +122,8 @@ def benchmark_table(result: Benchmark) -> Table:
         f"{pruned.macs_ratio:.1%} of the dense MACs; {least / dense.parameters:.0%} to {most / dense.parameters:.0%} "
         "of the parameters in use, by stage"
     )
+    if pruned.latency_mode not in {None, "resident"}:
+        title += f"; memory mode: {pruned.latency_mode}"
     if result.compiled is not None:
         title += f"; compiled: {result.compiled}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
@@ -136,8 +137,8 @@ def benchmark_table(result: Benchmark) -> Table:
             table.add_row(
                 "",
                 f"memory, {name}",
-                f"loaded {_size(cost.memory.loading_bytes)}",
-                f"peak {_size(cost.memory.peak_bytes)}",
+                f"loaded {in_bytes(cost.memory.loading_bytes)}",
+                f"peak {in_bytes(cost.memory.peak_bytes)}",
                 cost.memory.how,
             )
     return table
@@ -153,7 +154,7 @@ def expectation_table(expected: Expectation) -> Table:
     table.add_row("banks", str(expected.banks))
     table.add_row("searches", str(expected.searches))
     table.add_row("images", f"{expected.images:,}")
-    table.add_row("time on this machine", _duration(expected.seconds))
+    table.add_row("time on this machine", f"about {in_time(expected.seconds)}")
     return table
 
 
@@ -239,13 +240,3 @@ def _speedup(value: float) -> str:
 
 def _known(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
-
-
-def _size(count: int) -> str:
-    return f"{count / _GIB:.2f} GiB" if count >= _GIB else f"{count / 2**20:.1f} MiB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"about {seconds:.0f} s"
-    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"

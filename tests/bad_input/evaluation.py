@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from bad_input.lab import Lab
 from bad_input.table import REFUSED, case
 from diff_es.evaluation.clip import ClipScorer
-from diff_es.evaluation.folder import read_images
+from diff_es.evaluation.folder import ImageFolder
 from diff_es.evaluation.protocol import Given, Opened
 from diff_es.evaluation.protocols import protocols
 from diff_es.evaluation.reference import write_reference
@@ -195,7 +195,7 @@ def _(lab: Lab) -> None:
 def _(lab: Lab) -> None:
     path = lab.image(name="a.png")
     Image.new("RGBA", (8, 8), (1, 2, 3, 4)).save(path)
-    read_images(lab.data / "0")
+    list(ImageFolder.open(lab.data / "0").batches())
 
 
 @case(
@@ -268,7 +268,8 @@ SMALL = replace(DENSE, protocol=TINY.name, images=2)
 @case(
     "evaluate: folder of another evaluation",
     "refused; what is there stays",
-    "…quality/images was made with other settings (see …settings.json); choose another folder or remove it.",
+    "…quality/images was made with other settings (sampler.num_inference_steps is 2 there, 3 here; see "
+    "…settings.json); choose another folder or remove it.",
 )
 def _(lab: Lab) -> None:
     output = lab.folder / "quality"

@@ -58,6 +58,13 @@ class Lab:
         finally:
             assert not self.run_folder.exists()
 
+    def refused_for(self, pipe: Any) -> None:
+        """Give a pipeline that cannot be used: nothing may be written."""
+        try:
+            compress(self.finished.recipe, self.run_folder, pipe=pipe)
+        finally:
+            assert not self.run_folder.exists()
+
     def refused_with(self, workers: RayWorkers) -> None:
         """Ask for workers that are refused: nothing may be written."""
         try:

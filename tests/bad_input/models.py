@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel
+from diffusers import (
+    DDPMPipeline,
+    DDPMScheduler,
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    UNet2DModel,
+    WanPipeline,
+)
 from diffusers.hooks import apply_group_offloading
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 
@@ -17,6 +24,7 @@ from diff_es.pipelines import resolve_device
 from diff_es.routing import compile_, is_routed, load, remove_
 from diff_es.run import inspect_model
 from diff_es.schedule import ScheduleSpace
+from families.transformers import wan
 from support import tiny_pipe
 
 
@@ -118,6 +126,18 @@ def _(lab: Lab) -> object:
 
 
 @case(
+    "a pipeline without a VAE, which works on pixels",
+    REFUSED,
+    "DiTPipeline has no VAE (pipe.vae), and what a search compares are its inputs and outputs: choose a latent "
+    "diffusion model.",
+)
+def _(lab: Lab) -> object:
+    pipe = tiny_pipe()
+    pipe.register_modules(vae=None)
+    return lab.refused_for(pipe)
+
+
+@case(
     "unsupported denoiser",
     REFUSED,
     "The denoiser UNet2DModel is not supported: did you mean 'UNet2DConditionModel'? Known: … To add it, register a "
@@ -129,6 +149,20 @@ def _(lab: Lab) -> object:
     unet = UNet2DModel(sample_size=8, **channels, **blocks)
     DDPMPipeline(unet, DDPMScheduler()).save_pretrained(lab.folder / "unet")
     return lab.refused(model=str(lab.folder / "unet"))
+
+
+@case(
+    "two denoisers",
+    REFUSED,
+    "WanPipeline has a second denoiser, transformer_2, which would stay dense: use a model with one (Wan 2.1, or the "
+    "5B model of Wan 2.2). To have the first make all steps, which it may not be trained for, set "
+    "pipe.transformer_2 = None and call pipe.register_to_config(boundary_ratio=None).",
+)
+def _(_: Lab) -> object:
+    parts = dict.fromkeys(("tokenizer", "text_encoder", "vae"))
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    pipe = WanPipeline(**parts, scheduler=scheduler, transformer=wan(), transformer_2=wan(), boundary_ratio=0.9)
+    return inspect_model(pipe)
 
 
 @case(

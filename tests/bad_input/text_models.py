@@ -155,7 +155,7 @@ def _(lab: Lab) -> None:
 @case(
     "calibration: the images have changed since they were encoded",
     "the run stops; the latents are neither used nor lost",
-    "…latents was made with other settings (see …settings.json); choose another folder or remove it.",
+    "…latents was made with other settings (…; see …settings.json); choose another folder or remove it.",
 )
 def _(lab: Lab) -> None:
     folder = captioned_folder(lab.folder / "data")

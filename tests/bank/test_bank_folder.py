@@ -166,9 +166,9 @@ def test_what_a_bank_takes_is_said_first(
     with caplog.at_level(logging.INFO, "diff_es"):
         bank = tiny_bank(pipe, "obs", stats=stats, folder=tmp_path)
         (line,) = caplog.messages
-        found = re.fullmatch(r"Bank of 3 stages, 4 layers each: (\d+) kB stored, about 0 s of solving\.", line)
+        found = re.fullmatch(r"Bank of 3 stages, 4 layers each: (\d+) KiB stored, about 0 s of solving\.", line)
         assert found is not None, line
-        assert int(found[1]) == round(sum(tensor.nbytes for shard in bank.shards for tensor in shard.values()) / 1000)
+        assert int(found[1]) == round(sum(tensor.nbytes for shard in bank.shards for tensor in shard.values()) / 2**10)
         caplog.clear()
         tiny_bank(pipe, "obs", stats=stats, folder=tmp_path)
         assert caplog.messages == [], "all stages are there"

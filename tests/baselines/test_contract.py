@@ -15,6 +15,7 @@ from diff_es.baselines import BaselineConfig, ProposalSearch, algorithms, journa
 from diff_es.errors import ArtifactError, InputError
 from diff_es.schedule import Levels, ScheduleSpace
 from diff_es.search import Candidate, EvolutionConfig, Journal, SearchResult, in_process, search_with
+from search.journals import sorted_keys
 from search.spaces import space_of, spaces
 
 NAMES = sorted(algorithms)
@@ -114,7 +115,7 @@ def search(name: str, path: Path) -> tuple[SearchResult, list[object], int]:
     config = settings_for(name, SPACE, EvolutionConfig(generations=2, seed=5))
     with Journal(path, journal_header(name, "model 7", SPACE, config)) as journal:
         result = search_with(algorithms[name](SPACE, plan_of(SPACE), config), in_process(fitness), journal, seed=5)
-        return result, list(journal.canonical()), len(measured)
+        return result, sorted_keys(journal), len(measured)
 
 
 @every_algorithm

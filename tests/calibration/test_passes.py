@@ -97,7 +97,7 @@ def test_it_is_said_before_anything_runs(pipe: DiTPipeline, caplog: pytest.LogCa
         calibrate(pipe, source, config)
     assert lines_at_first_call == [1]
     assert caplog.messages == [str(forecast(pipe, config, sets=3, live=True))]
-    assert "3 sets: 2 while sampling once, 1 in 1 pass over its inputs each; 0.1 MB" in caplog.messages[0]
+    assert "3 sets: 2 while sampling once, 1 in 1 pass over its inputs each; 0.1 MiB" in caplog.messages[0]
 
 
 def test_nothing_is_said_where_nothing_is_missing(
@@ -166,5 +166,5 @@ def test_sources_know_how_many_calls_they_give(
 
 def test_in_words() -> None:
     assert str(Forecast(1, 0, 3, 2_400_000_000, 2_527_468_160)) == (
-        "Calibration of 1 set: 1 in 3 passes over its inputs each; 2.4 GB of memory for sums at once, 2.5 GB stored."
+        "Calibration of 1 set: 1 in 3 passes over its inputs each; 2.2 GiB of memory for sums at once, 2.4 GiB stored."
     )

@@ -18,7 +18,7 @@ from diffusers import (
 )
 from torch import Tensor
 
-from diff_es.calibration import CalibrationConfig, DatasetSource, SamplingSource, calibrate, record_calls, sources
+from diff_es.calibration import CalibrationConfig, DatasetSource, SamplingSource, calibrate, record_calls
 from diff_es.calibration.noise import add_noise, prediction_target
 from diff_es.calibration.sources import Copies
 from diff_es.errors import InputError
@@ -216,8 +216,9 @@ def test_nothing_is_decoded_for_calls_alone(monkeypatch: pytest.MonkeyPatch) -> 
     assert not decoded and pipe.vae.decode == own
 
 
-def test_a_tensor_that_comes_again_unchanged_is_copied_once() -> None:
-    copied = Copies("meta")  # any device but the tensors' own
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_tensor_that_comes_again_unchanged_is_copied_once(device: str) -> None:
+    copied = Copies(device)
     embeddings, latents = torch.zeros(2, 3), torch.zeros(4)
     first = copied(embeddings), copied(latents)
     latents += 1
@@ -229,8 +230,33 @@ def test_a_tensor_that_comes_again_unchanged_is_copied_once() -> None:
     assert copied(inferred) is not copied(inferred), "it keeps no count of its changes"
 
 
-def test_text_embeddings_of_all_steps_are_one_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "Copies", lambda _: Copies("meta"))
+@pytest.mark.parametrize("inferring", [False, True])
+def test_what_is_written_to_a_tensor_later_does_not_reach_its_copy(inferring: bool) -> None:
+    with torch.inference_mode(inferring):
+        latents = torch.zeros(4)
+        kept = Copies("cpu")(latents)
+        latents += 1
+        assert kept.tolist() == [0.0] * 4
+
+
+def test_a_recorded_call_stays_as_it_was_made() -> None:
+    """Also where latents are denoised in place."""
+    pipe = tiny_pipe()
+    seen: list[Tensor] = []
+
+    def look(_: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen.append(args[0].clone())
+
+    def write(_: object, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        args[0].mul_(0.5)
+
+    pipe.transformer.register_forward_pre_hook(look, with_kwargs=True)
+    pipe.transformer.register_forward_hook(write, with_kwargs=True)
+    recorded = record_calls(pipe, REQUESTS, SAMPLER)
+    assert all(torch.equal(call["hidden_states"], own) for (_, call), own in zip(recorded, seen, strict=True))
+
+
+def test_text_embeddings_of_all_steps_are_one_copy(tmp_path: Path) -> None:
     pipe = tiny_sdxl(tmp_path)
     calls = [call for _, call in record_calls(pipe, any_requests(pipe, 2), SAMPLER)]
     assert len({id(call["encoder_hidden_states"]) for call in calls}) == 1

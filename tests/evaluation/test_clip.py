@@ -64,7 +64,7 @@ def cosines_in_float64(folder: Path, pixels: Tensor, prompts: tuple[str, ...]) -
 
 def test_scores_with_random_weights_are_the_cosines_of_the_towers(scorer: ClipScorer, folder: Path) -> None:
     expected = cosines_in_float64(folder, images(), PROMPTS)
-    found = scorer.score(images(), PROMPTS)
+    found = scorer.score_batches([images()], PROMPTS)
     assert found.shape == (5,) and found.dtype == torch.float32 and found.device.type == "cpu"
     torch.testing.assert_close(found, expected.clamp(min=0), rtol=1e-4, atol=1e-6)
     assert expected.std() > 0.01
@@ -78,14 +78,14 @@ def test_negative_cosines_are_reported_as_zero(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "turned")
     expected = cosines_in_float64(tmp_path / "turned", images(), PROMPTS)
     assert (expected < 0).any()
-    found = ClipScorer.load(tmp_path / "turned").score(images(), PROMPTS)
+    found = ClipScorer.load(tmp_path / "turned").score_batches([images()], PROMPTS)
     torch.testing.assert_close(found, expected.clamp(min=0), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
 def test_a_score_does_not_depend_on_its_batch_with_random_weights(scorer: ClipScorer, batch_size: int) -> None:
-    whole = scorer.score(images(), PROMPTS)
-    torch.testing.assert_close(scorer.score(images(), PROMPTS, batch_size=batch_size), whole, rtol=1e-4, atol=1e-6)
+    whole = scorer.score_batches([images()], PROMPTS)
+    torch.testing.assert_close(scorer.score_batches(images().split(batch_size), PROMPTS), whole, rtol=1e-4, atol=1e-6)
     batches = iter(images().split(batch_size))
     torch.testing.assert_close(scorer.score_batches(batches, PROMPTS), whole, rtol=1e-4, atol=1e-6)
 
@@ -96,7 +96,7 @@ def test_long_prompts_are_cut_with_one_warning(
     """75 letters and the two marks fit; one more does not, and a cut prompt still ends with the end mark."""
     fits, long, longer = "a" * 75, "a" * 74 + "bc", "a" * 74 + "bd" + " more words" * 20
     with caplog.at_level(logging.WARNING):
-        found = scorer.score(images(4), (fits, long, longer, "a dog"), batch_size=1)
+        found = scorer.score_batches(images(4).split(1), (fits, long, longer, "a dog"))
     assert [record.getMessage() for record in caplog.records] == [
         "2 of 4 prompts have more than 77 tokens; CLIP reads the beginning only."
     ]
@@ -110,14 +110,14 @@ def test_long_prompts_are_cut_with_one_warning(
     expected = torch.cosine_similarity(seen, read)[0].clamp(min=0)
     torch.testing.assert_close(found[1], expected, rtol=1e-4, atol=1e-6)
     with caplog.at_level(logging.WARNING):
-        scorer.score(images(1), (fits,))
+        scorer.score_batches([images(1)], (fits,))
     assert not caplog.records
 
 
 def test_images_of_any_size_are_resized_by_the_models_processor(scorer: ClipScorer) -> None:
     """A flat image stays the same image at every size and shape."""
     flat = [torch.full((1, 3, *size), 0.5) for size in ((16, 16), (64, 64), (40, 100))]
-    first, *others = (float(scorer.score(image, PROMPTS[:1])) for image in flat)
+    first, *others = (float(scorer.score_batches([image], PROMPTS[:1])) for image in flat)
     assert others == pytest.approx([first, first], rel=1e-4)
 
 
@@ -126,9 +126,9 @@ def test_an_image_that_is_not_finite_scores_nan(scorer: ClipScorer) -> None:
     broken[1, 0, 3, 4] = math.nan
     broken[3, 2] = math.inf
     with pytest.raises(InputError, match=r"in \[0, 1\]"):
-        scorer.score(broken, PROMPTS)
+        scorer.score_batches([broken], PROMPTS)
     broken[3, 2] = math.nan
-    found, whole = scorer.score(broken, PROMPTS), scorer.score(images(), PROMPTS)
+    found, whole = scorer.score_batches([broken], PROMPTS), scorer.score_batches([images()], PROMPTS)
     assert found.isnan().tolist() == [False, True, False, True, False]
     torch.testing.assert_close(found[[0, 2, 4]], whole[[0, 2, 4]], rtol=1e-4, atol=1e-6)
 
@@ -156,7 +156,7 @@ def test_the_scorer_knows_version_and_weights(scorer: ClipScorer, folder: Path) 
 )
 def test_one_prompt_per_image(scorer: ClipScorer, count: int, prompts: tuple[str, ...], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        scorer.score(images(count), prompts, batch_size=1)
+        scorer.score_batches(images(count).split(1), prompts)
 
 
 @pytest.mark.parametrize("name", ["openai/clip-vit-base-patch16", "no/such/folder", "nowhere"])

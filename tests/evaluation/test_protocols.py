@@ -86,7 +86,7 @@ def test_adm(weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     real, generated = blobs(6, 1, 256, 256), blobs(12, 2, 256, 256)
     inception = InceptionFeatures.load(weights, torch.device("cpu"))
     # The statistics are those of all real images, of which the file holds some.
-    known = inception.extract(real.permute(0, 3, 1, 2))
+    known = inception.extract_batches([real.permute(0, 3, 1, 2)])
     statistics = torch.cat([known.pool3, known.pool3[:2] + 0.1])
     write_reference(tmp_path / "reference.npz", gaussian(statistics), real.numpy())
     given = Given(tmp_path / "reference.npz", weights, batch_size=4)
@@ -99,7 +99,7 @@ def test_adm(weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     assert opened.sources == {"reference": sha256(tmp_path / "reference.npz"), "inception": sha256(weights)}
     measured = opened.prepare()(samples_of(generated, requests, tmp_path / "images"), requests, shared(12))
 
-    output = inception.extract(generated.permute(0, 3, 1, 2))
+    output = inception.extract_batches([generated.permute(0, 3, 1, 2)])
     expected = {
         "fid": frechet(output.pool3, statistics),
         "inception_score": score(output.logits),
@@ -132,7 +132,7 @@ def test_coco(weights: Path, tmp_path: Path) -> None:
     fid, clip = opened.prepare()(samples_of(generated, requests, tmp_path / "images"), requests, shared(7))
 
     inception = InceptionFeatures.load(weights, torch.device("cpu"))
-    features = [inception.extract(image.permute(0, 3, 1, 2)).pool3 for image in (*real, generated)]
+    features = [inception.extract_batches([image.permute(0, 3, 1, 2)]).pool3 for image in (*real, generated)]
     assert fid.value == pytest.approx(frechet(torch.cat(features[:-1]), features[-1]), rel=1e-4)
     assert (fid.metric, fid.higher_is_better, fid.reference) == ("fid", False, "4 images of val2017")
     assert (clip.metric, clip.higher_is_better, clip.reference) == ("clip_score", True, "")

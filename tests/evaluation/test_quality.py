@@ -27,6 +27,7 @@ from diff_es.evaluation import (
 from diff_es.evaluation.bootstrap import RESAMPLES, resamples
 from diff_es.metrics import Metric, gaussian, metrics
 from diff_es.sampling import SamplerConfig
+from largest_tensor import LargestTensor
 
 NAMES = ("blot_frechet", "blot_score", "blot_precision", "blot_recall")
 COUNT, CLASSES = 40, 5
@@ -130,10 +131,27 @@ def test_wide_features_have_no_distance_replicates(columns: int, drawn: bool) ->
     assert (records[NAMES[0]].interval is not None) is drawn
 
 
+def test_wide_features_are_not_copied_for_resamples_that_do_not_use_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """50,000 images of 2,048 features: 400 MB, two hundred times."""
+    monkeypatch.setattr(Judged, "take", lambda *_: pytest.fail("the features were copied"))
+    assert set(assess(scores_of(513), judge_of(513)).replicates) == {"ssim", "latent_mse", "label_agreement"}
+
+
 def samples_of(seed: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (3, 16, 16, 3), generator=generator).to(torch.uint8)
     return {"images": images, "latents": torch.randn(3, 4, 2, 2, generator=generator)}
+
+
+def test_large_images_are_compared_a_few_at_a_time() -> None:
+    """SSIM of 64 images of 1024 × 1024 at once takes 19 GB."""
+    count, size = 12, 512
+    own, dense = (torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8) for _ in range(2))
+    with LargestTensor() as seen:
+        found = fidelity({"images": own}, {"images": dense}, ("ssim",))["ssim"]
+    assert seen.elements < 1.1 * 5 * 3 * 2**20, "five maps of three colours of a mebipixel"
+    each = [fidelity({"images": own[i : i + 1]}, {"images": dense[i : i + 1]}, ("ssim",))["ssim"] for i in range(count)]
+    torch.testing.assert_close(found, torch.cat(each))
 
 
 def test_fidelity_reads_stored_samples_as_the_metrics_do() -> None:

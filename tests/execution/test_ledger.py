@@ -158,8 +158,8 @@ def test_a_place_where_worker_after_worker_dies_is_not_used_any_more() -> None:
     for index in range(2):
         account.died(task(f"t{index}"), 2, "signal 9")
         account.done(Done(task(f"fine {index}"), None, 1.0), 0)
-        assert account.retires(2) == (index == 1)
-    assert not account.retires(1)
+        assert account.retire_if_dead(2) == (index == 1)
+    assert not account.retire_if_dead(1)
     assert account.died(task("t0"), 1, "signal 9"), "what happened in a bad place is no evidence"
     assert not account.died(task("t0"), 0, "signal 9")
 
@@ -169,14 +169,14 @@ def test_what_was_done_in_a_place_clears_it() -> None:
     for index in range(5):
         account.died(task(f"t{index}"), 0, "signal 9")
         account.done(Done(task(f"fine {index}"), None, 1.0), 0)
-        assert not account.retires(0)
+        assert not account.retire_if_dead(0)
 
 
 def test_the_last_place_is_used_to_the_end() -> None:
     account = Ledger(Patience(in_place=1), places=2)
     for place, retires in ((0, True), (1, False)):
         account.died(task(f"t{place}"), place, "signal 9")
-        assert account.retires(place) == retires
+        assert account.retire_if_dead(place) == retires
 
 
 @pytest.mark.parametrize(

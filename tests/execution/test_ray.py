@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("ray")
 
 import ray
+import torch
 from ray._private import worker as ray_driver
 
 from diff_es.errors import InputError
@@ -29,6 +30,7 @@ from .works import (
     DieOpening,
     MakeList,
     MakeOneBroken,
+    Raise,
     RaiseCoded,
     RaiseLock,
     Refuse,
@@ -102,6 +104,45 @@ def test_a_broken_gpu_costs_no_task(tmp_path: Path, caplog: pytest.LogCaptureFix
         assert workers.count == 2
         workers.wait_open()
     assert "3 workers died in a row in the same place (last on 127.0.0.1), which is not used any more" in caplog.text
+
+
+def test_a_gpu_that_fails_without_killing_anybody_costs_no_task(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An uncorrectable memory error is an exception of Python, again and again, and no signal."""
+    broken = UseGpu(torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered\nCompile with TORCH_USE…"))
+    with RayWorkers(2).start(MakeOneBroken(tmp_path / "gpu"), gpus=False) as workers:
+        generation = 0
+        while workers.count == 2 and generation < 30:
+            workers.wait_open()
+            tasks = [Task(f"use {generation}.{n}", "use", broken) for n in range(10)]
+            ended = list(workers.run(tasks))
+            assert [end for end in ended if isinstance(end, Failed)] == []
+            assert sorted(end.task.name for end in ended) == sorted(task.name for task in tasks)
+            generation += 1
+        assert workers.count == 1
+        workers.wait_open()
+    assert "3 workers died in a row in the same place" in caplog.text
+    assert "AcceleratorError: CUDA error: uncorrectable ECC error encountered" in caplog.text
+    assert "TORCH_USE" not in caplog.text
+
+
+def test_a_task_that_fails_every_gpu_is_given_up_and_the_others_go_on() -> None:
+    faults = {
+        "assert": RuntimeError("CUDA error: device-side assert triggered"),
+        "large": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 80.00 GiB."),
+    }
+    poison = [Task(name, "square", Raise(error)) for name, error in faults.items()]
+    with RayWorkers(2).start(MakeList(), gpus=False) as workers:
+        list(workers.run([Task(f"who {n}", "who", WhoAmI()) for n in range(2)]))
+        ended = list(workers.run([*poison, *squares(*range(1, 7), seconds=0.1)]))
+    assert {end.task.name: end.value for end in ended if isinstance(end, Done)} == {
+        f"square {n}": n**2 for n in range(1, 7)
+    }
+    reasons = {end.task.name: end.reason for end in ended if isinstance(end, Failed)}
+    assert {name: reason.partition(" It last")[0] for name, reason in reasons.items()} == {
+        name: f"{type(error).__name__}: {error}" for name, error in faults.items()
+    }
 
 
 def test_an_exception_is_raised_as_it_is_and_the_workers_go_on() -> None:
@@ -179,7 +220,7 @@ class Neighbour:
 
 
 def test_a_busy_cluster_is_waited_for(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr("diff_es.execution.ray_actors._WORTH_SAYING", 1.0)
+    monkeypatch.setattr("diff_es.execution.ray_actors._SAY_WAITING_AFTER", 1.0)
     neighbour = Neighbour.remote()
     ray.get(neighbour.there.remote())
     with RayWorkers(2, patience=Patience(unknown=3.0)).start(MakeList(), gpus=False) as workers:
@@ -192,7 +233,7 @@ def test_a_busy_cluster_is_waited_for(monkeypatch: pytest.MonkeyPatch, caplog: p
 
 
 def test_a_cluster_that_has_lost_its_machines_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diff_es.execution.ray_actors._WORTH_SAYING", 1.0)
+    monkeypatch.setattr("diff_es.execution.ray_actors._SAY_WAITING_AFTER", 1.0)
     neighbour = Neighbour.options(num_cpus=4).remote()
     ray.get(neighbour.there.remote())
     with RayWorkers(1).start(MakeList(), gpus=False) as workers:

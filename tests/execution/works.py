@@ -81,9 +81,13 @@ class MakeOneBroken:
 
 @dataclass(frozen=True)
 class UseGpu:
-    """Kills a worker whose GPU is broken, before the others are done."""
+    """Kills a worker whose GPU is broken, before the others are done, or raises what its driver says."""
+
+    error: Exception | None = None
 
     def __call__(self, worker: list[object]) -> None:
+        if worker and self.error is not None:
+            raise self.error
         if worker:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(0.2)
@@ -98,6 +102,16 @@ class Crash:
         for _ in range(3):
             threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
         ctypes.string_at(0)
+
+
+@dataclass(frozen=True)
+class Raise:
+    """Raises the same on every worker."""
+
+    error: Exception
+
+    def __call__(self, done: list[object]) -> None:
+        raise self.error
 
 
 @dataclass(frozen=True)

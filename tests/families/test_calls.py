@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
 import torch
-from diffusers import FluxPipeline
+from diffusers import FluxPipeline, PixArtTransformer2DModel
 
-from diff_es.denoisers import Call, num_rows, spec_of, take_rows, wan
+from diff_es.denoisers import Call, num_rows, output_of, pixart, spec_of, take_rows, wan
 from diff_es.denoisers.flux import packed
+from diff_es.errors import UnsupportedModelError
 from diff_es.routing import routed
 from diff_es.stages import StagePlan
 from families.contract import contract
@@ -35,6 +37,21 @@ def test_the_timestep_is_read_in_train_units(family: Family) -> None:
     for timestep in (1000.0, 999.0, 500.0, 1.0, 0.0):
         arguments = as_passed(family, family.call(timestep))
         assert spec_of(model).timestep(model, *arguments) == pytest.approx(timestep, abs=1e-3)
+
+
+@contract
+def test_arguments_by_position_are_read_as_by_name(family: Family) -> None:
+    """Outside a pipeline anyone may call the denoiser, with as many arguments by position as it takes."""
+    model, call = family.model(), family.call(500.0)
+    bound = inspect.signature(model.forward).bind(**call)
+    bound.apply_defaults()
+    assert spec_of(model).timestep(model, bound.args, {}) == spec_of(model).timestep(model, (), call)
+    assert torch.equal(output_of(model(*bound.args)), output(model, call))
+
+
+def test_a_call_without_timestep_is_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="called without 'timestep'"):
+        pixart.SPEC.timestep(PixArtTransformer2DModel.__new__(PixArtTransformer2DModel), (torch.zeros(1),) * 2, {})
 
 
 @contract

@@ -40,6 +40,19 @@ def test_every_row_and_column_is_owned_once(family: Family) -> None:
 
 
 @contract
+def test_what_is_lost_is_what_the_groups_that_left_owned(family: Family) -> None:
+    for layer in layers_of(family.model()):
+        gone = [own.count // 2 + index for index, own in enumerate(layer.families)]
+        rows, columns = layer.lost(gone)
+        assert set(rows) == set(layer.inputs) and set(columns) == set(layer.outputs)
+        pairs = list(zip(layer.families, gone, strict=True))
+        for path in layer.inputs:
+            assert rows[path] == sum(len(owned(own.rows, path, range(count))) for own, count in pairs)
+        for path in layer.outputs:
+            assert columns[path] == sum(len(owned(own.columns, path, range(count))) for own, count in pairs)
+
+
+@contract
 def test_no_module_belongs_to_two_layers(family: Family) -> None:
     uses = Counter(path for layer in layers_of(family.model()) for path in (*layer.inputs, *layer.outputs))
     assert max(uses.values()) == 1

@@ -90,7 +90,7 @@ def least_squares(weight: Tensor, hessian: Tensor, keep: list[int]) -> Tensor:
 
 @contract
 def test_obs_moves_the_mean_into_the_bias(family: Family) -> None:
-    """With an intercept: the same on the covariance, and a bias that keeps the mean output."""
+    """With an intercept: the same on the covariance and a bias that keeps the mean output, where there is a bias."""
     model = family.model()
     bank = bank_of(family, "obs+intercept")
     for layer in layers_of(model):
@@ -103,8 +103,11 @@ def test_obs_moves_the_mean_into_the_bias(family: Family) -> None:
             keep = columns_left(layer, thin, path, weight.shape[1])
             bias = model.get_submodule(path).bias
             assert (f"{path}.bias" in thin.outputs) == (bias is not None)
+            few = thin.outputs[f"{path}.weight"].flatten(1).double()
+            second = moments[path].second.double()
+            hessian = second if bias is None else second - torch.outer(mean, mean)
+            torch.testing.assert_close(few, least_squares(weight, hessian, keep), rtol=1e-3, atol=1e-4)
             if bias is not None:
-                few = thin.outputs[f"{path}.weight"].flatten(1).double()
                 moved = bias.double() + weight @ mean - few @ mean[keep]
                 torch.testing.assert_close(thin.outputs[f"{path}.bias"].double(), moved, rtol=1e-4, atol=1e-5)
 

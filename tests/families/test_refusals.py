@@ -9,6 +9,7 @@ from typing import Any
 import accelerate
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
 from diffusers.hooks import apply_group_offloading
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0, SD3IPAdapterJointAttnProcessor2_0
 from diffusers.models.transformers.transformer_flux import FluxIPAdapterAttnProcessor
@@ -16,10 +17,10 @@ from torch import nn
 
 from diff_es.denoisers import dense_denoiser_of
 from diff_es.errors import UnsupportedModelError
-from diff_es.routing import apply_, remove_
+from diff_es.routing import apply_, remove_, routed
 from families.contract import contract, every_family
 from families.family import Family, output, pipeline_of
-from families.prepared import STAGES, bank_of, call_in, denoiser_in, layers_of, mixed
+from families.prepared import STAGES, bank_of, call_in, denoiser_in, layers_of, level, mixed
 from families.registry import FAMILIES
 
 CPU = torch.device("cpu")
@@ -71,6 +72,25 @@ def test_ip_adapters_are_refused(name: str) -> None:
     assert dense_denoiser_of(pipe) is denoiser_in(pipe)
 
 
+def test_two_denoisers_are_refused_until_the_first_makes_all_steps() -> None:
+    first, second = BY_NAME["Wan (text to video)"].model(), BY_NAME["Wan (text to video)"].model()
+    parts = dict.fromkeys(("tokenizer", "text_encoder", "vae"))
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    pipe = WanPipeline(**parts, scheduler=scheduler, transformer=first, transformer_2=second, boundary_ratio=0.9)
+    pipe.set_progress_bar_config(disable=True)
+    with pytest.raises(UnsupportedModelError, match="second denoiser, transformer_2"):
+        dense_denoiser_of(pipe)
+    pipe.transformer_2 = None
+    pipe.register_to_config(boundary_ratio=None)
+    assert dense_denoiser_of(pipe) is first
+    bank = bank_of(BY_NAME["Wan (text to video)"], "magnitude")
+    with routed(pipe, bank, level(bank, 1, 2, 3)):
+        size = {"num_frames": 1, "height": 32, "width": 32}
+        run = {"num_inference_steps": 4, "guidance_scale": 1.0, "output_type": "latent"}
+        latents = pipe(prompt_embeds=torch.zeros(1, 4, 16), **size, **run).frames
+    assert bool(latents.isfinite().all())
+
+
 class LoraLinear(nn.Module):
     """A linear with a low-rank update beside it, as adapter libraries wrap it."""
 
@@ -119,7 +139,7 @@ def test_group_offload_to_disk_is_refused(tmp_path: Path) -> None:
     apply_group_offloading(
         model, CPU, offload_type="block_level", num_blocks_per_group=1, offload_to_disk_path=tmp_path
     )
-    with pytest.raises(UnsupportedModelError, match=r"in groups .*without offload_to_disk_path"):
+    with pytest.raises(UnsupportedModelError, match=r"in groups with offload_to_disk_path.*without it"):
         dense_denoiser_of(pipeline_of(model))
 
 
@@ -129,7 +149,7 @@ def test_group_offload_by_a_stream_is_refused() -> None:
     apply_group_offloading(model, CPU, offload_type="block_level", num_blocks_per_group=1)
     assert dense_denoiser_of(pipeline_of(model)) is model
     model._diffusers_hook.get_hook("group_offloading").config.stream = torch.Stream(device="cpu")
-    with pytest.raises(UnsupportedModelError, match=r"use_stream=False.*enable_model_cpu_offload"):
+    with pytest.raises(UnsupportedModelError, match=r"in groups with use_stream=True.*enable_model_cpu_offload"):
         dense_denoiser_of(pipeline_of(model))
 
 

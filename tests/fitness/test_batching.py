@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 
 from diff_es.errors import InputError, is_out_of_memory
-from diff_es.fitness import batching, choose_batch_size
+from diff_es.fitness import batching, bytes_beside_dense, choose_batch_size
 from diff_es.fitness.batching import BatchChoice, best_of, largest_that_runs
+from diff_es.routing import ModePlan
+from diff_es.routing.sizes import dense_bytes
 from diff_es.sampling import Requests
 from support import CLASSES, SAMPLER, tiny_pipe
 
@@ -105,6 +109,61 @@ def test_a_batch_that_cannot_be_decoded_is_not_chosen(monkeypatch: pytest.Monkey
     monkeypatch.setattr(batching, "_seconds", lambda *_: 1.0)  # the more at once, the faster
     choice = choose_batch_size(pipe, Requests.cycle(range(CLASSES), 6, 0), SAMPLER)
     assert (choice.batch_size, decoded[-4:]) == (1, [6, 4, 2, 1])
+
+
+def test_the_trial_has_no_more_memory_than_the_search_will(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that holds two probes beside the dense model, and one beside what the search keeps as well."""
+    pipe = tiny_pipe()
+    decode, taken = pipe.vae.decode, [0]
+
+    @contextmanager
+    def occupied(size: int, device: torch.device) -> Iterator[None]:
+        taken.append(size)
+        yield
+        taken.pop()
+
+    def full(latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if len(latents) * 100 + taken[-1] > 200:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return decode(latents, *args, **kwargs)
+
+    monkeypatch.setattr(pipe.vae, "decode", full)
+    monkeypatch.setattr(batching, "_occupied", occupied)
+    monkeypatch.setattr(batching, "_seconds", lambda *_: 1.0)
+    probes = Requests.cycle(range(CLASSES), 6, 0)
+    assert choose_batch_size(pipe, probes, SAMPLER).batch_size == 2
+    assert choose_batch_size(pipe, probes, SAMPLER, occupied_bytes=100).batch_size == 1
+
+
+def test_what_a_search_keeps_beside_the_dense_model() -> None:
+    pipe, gib = tiny_pipe(), 2**30
+    dense = dense_bytes(pipe.transformer)
+    needed = {"resident": dense + 600, "gather": dense + 100, "stream": dense - 50}
+
+    def beside(mode: str, limit: int | None) -> int:
+        return bytes_beside_dense(pipe.transformer, ModePlan(mode, needed, limit, ""))  # type: ignore[arg-type]
+
+    assert beside("resident", None) == 600 + 2 * 2 * gib, "thin layers, outputs, and thin layers of later candidates"
+    assert beside("resident", dense + 1000) == 600 + 100 + 100, "a quarter of the other 400 each"
+    assert beside("gather", dense + 500) == 100 + 100
+    assert beside("stream", dense + 350) == 100
+
+
+def test_memory_that_is_not_free_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch, "empty", full)
+    with (
+        pytest.raises(InputError, match=r"the 2.00 GiB that the search keeps .* are not free"),
+        batching._occupied(2 * 2**30, torch.device("cuda")),
+    ):
+        pass
+
+
+def test_a_cpu_is_not_filled() -> None:
+    with batching._occupied(2**60, torch.device("cpu")):
+        pass
 
 
 def test_a_real_model_is_timed_at_powers_of_two_and_at_all_probes() -> None:

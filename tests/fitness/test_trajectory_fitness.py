@@ -57,6 +57,14 @@ def fitness_of(pipe: DiTPipeline, bank: Bank, **settings: Any) -> TrajectoryFitn
     return TrajectoryFitness(pipe, bank, PROBES, bank.uniform_allocation(), **settings)
 
 
+def test_a_pipeline_without_a_vae_is_refused_at_once(pipe: DiTPipeline, bank: Bank) -> None:
+    pipe.register_modules(vae=None)
+    with pytest.raises(UnsupportedModelError, match="DiTPipeline has no VAE"):
+        fitness_of(pipe, bank)
+    with pytest.raises(UnsupportedModelError, match="DiTPipeline has no VAE"):
+        run(pipe, REQUESTS, SAMPLER)
+
+
 def candidates(count: int, num_levels: int, seed: int = 0) -> list[Levels]:
     """Children of a slowly moving parent, as in a search: most share a prefix with an earlier one."""
     dice = random.Random(seed)

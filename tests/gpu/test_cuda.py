@@ -13,11 +13,12 @@ from diffusers import DiTPipeline
 from torch import Tensor, nn
 
 from diff_es.bank import Bank
+from diff_es.calibration.statistics import SecondMoment
 from diff_es.denoisers import denoiser_of, spec_of, timestep
 from diff_es.errors import UnsupportedModelError
-from diff_es.fitness import TrajectoryFitness
+from diff_es.fitness import TrajectoryFitness, batching
 from diff_es.routing import Mode, apply_, choose_mode, compile_, compiled, remove_, routed, uncompile_
-from diff_es.sampling import SamplerConfig, any_requests, sample
+from diff_es.sampling import SamplerConfig, any_requests, forked_generators, sample
 from diff_es.schedule import PruningSchedule
 from support import PLAN, REQUESTS, SAMPLER, mixed_levels, same_state, snapshot, tiny_bank, tiny_pipe
 from tiny_pipelines import tiny_flux
@@ -301,3 +302,33 @@ def test_every_memory_mode_gives_the_same_scores(pipe: DiTPipeline, bank: Bank, 
         fitness = TrajectoryFitness(pipe, bank, REQUESTS, bank.uniform_allocation(), sampler=SAMPLER, mode=own)
         values.append([fitness(levels).scores for levels in ((2, 2, 2), (0, 3, 3), (4, 0, 2), (2, 2, 2))])
     assert values[0] == values[1]
+
+
+def test_second_moments_are_not_made_of_tf32() -> None:
+    rows = torch.randn(512, 64, generator=torch.Generator().manual_seed(0)).to("cuda")
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        moment = SecondMoment("x", 64, rows.device)
+        moment.update(rows)
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    exact = rows.double().T @ rows.double()
+    torch.testing.assert_close(moment.products, exact, rtol=0, atol=1e-3)  # factors of 10 bits are off by 0.01
+
+
+def test_the_trial_of_a_batch_size_occupies_memory(pipe: DiTPipeline) -> None:
+    before = torch.cuda.memory_allocated()
+    with batching._occupied(8 * 2**20, torch.device(pipe._execution_device)):
+        assert torch.cuda.memory_allocated() == before + 8 * 2**20
+    assert torch.cuda.memory_allocated() == before
+
+
+def test_sampling_leaves_the_generators_of_the_gpu_as_they_were(pipe: DiTPipeline) -> None:
+    before = torch.cuda.get_rng_state()
+    with forked_generators(pipe, 3):
+        first = torch.rand(4, device="cuda")
+    with forked_generators(pipe, 3):
+        assert torch.equal(torch.rand(4, device="cuda"), first)
+    assert torch.equal(torch.cuda.get_rng_state(), before)

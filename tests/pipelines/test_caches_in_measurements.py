@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,12 +11,13 @@ from DeepCache import DeepCacheSDHelper
 
 from diff_es.artifacts import read_record, write_record
 from diff_es.calibration import record_calls
-from diff_es.denoisers import Call, denoiser_of, fingerprint, own_macs
+from diff_es.denoisers import Call, denoiser_of, own_macs
 from diff_es.errors import InputError
 from diff_es.evaluation.caches import Cache, DeepCache, FirstBlockCache, cache_for
 from diff_es.evaluation.cost import count_run
 from diff_es.routing import routed
-from diff_es.run.measure import Bench, Contestant, ImageSettings
+from diff_es.run.image_settings import ImageSettings, image_settings
+from diff_es.run.measure import Bench, Contestant
 from diff_es.sampling import any_requests, sample
 from pipelines.prepared import fresh, mixed, obs_bank, pipe_with, plan_of, requests_of, settings_of
 from pipelines.registry import PIPELINES, STEPS
@@ -85,8 +85,7 @@ def test_first_block_cache_costs_what_it_computes() -> None:
 @pytest.mark.parametrize("cache", [DeepCache(3), FirstBlockCache(0.1), None])
 def test_settings_of_images_survive_the_disk_with_their_cache(cache: Cache | None, tmp_path: Path) -> None:
     pipe = fresh(DIT)
-    settings: dict[str, Any] = {"scheduler": "DDIM", "sampler": settings_of(DIT), "requests": requests_of(pipe)}
-    own = ImageSettings(fingerprint(denoiser_of(pipe)), schedule=None, bank=(), cache=cache, **settings)
+    own = image_settings(pipe, settings_of(DIT), requests_of(pipe), cache=cache)
     write_record(tmp_path / "settings.json", own)
     assert read_record(tmp_path / "settings.json", ImageSettings) == own
 

@@ -78,10 +78,10 @@ def test_dropped_blocks_keep_the_offload_that_they_had(offload_first: bool) -> N
 
 
 def test_streams_are_refused() -> None:
-    """They need a GPU: here the group of a real hook is given one afterwards."""
+    """They need a GPU: here the configuration of a real hook is given one afterwards."""
     pipe, bank = copy.deepcopy(pipe_with(FLUX, FLUX.samplers[0])), obs_bank(FLUX)
     offloaded(pipe, offload_type="block_level", num_blocks_per_group=1)
     hooks = pipe.transformer.transformer_blocks[0]._diffusers_hook.hooks
-    next(hook for hook in hooks.values() if hasattr(hook, "group")).group.stream = object()
+    next(hook for hook in hooks.values() if hasattr(hook, "group")).config.stream = object()
     with pytest.raises(UnsupportedModelError, match="use_stream"):
         apply_(pipe, bank, mixed(bank))

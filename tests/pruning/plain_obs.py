@@ -13,6 +13,38 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+class PlainObs:
+    """The loop, stopped between two removals."""
+
+    def __init__(self, weight: torch.Tensor, hessian: torch.Tensor, damping: float) -> None:
+        """Invert H; arguments as for `plain_obs`."""
+        self.weight = weight.double().clone()
+        damped = hessian.double().clone()
+        damped.diagonal().add_(damping * damped.diagonal().mean())
+        self._inverse = torch.linalg.inv(damped)
+        self.alive = torch.ones_like(damped.diagonal(), dtype=torch.bool)
+
+    def remove(self, *, in_place: bool = False) -> int:
+        """Remove the best column, and return which it was; every removal costs the same."""
+        w, inverse = self.weight, self._inverse
+        scores = (w**2).sum(dim=0) / inverse.diagonal()
+        scores[~self.alive] = torch.inf
+        j = int(scores.argmin())
+        row, pivot = inverse[j].clone(), inverse[j, j].clone()
+        if in_place:
+            w.addr_(w[:, j].clone(), row, alpha=-1 / float(pivot))
+            inverse.addr_(row, row, alpha=-1 / float(pivot))
+        else:
+            w -= torch.outer(w[:, j], row) / pivot
+            inverse -= torch.outer(row, row) / pivot
+        w[:, j] = 0.0
+        inverse[j, :] = 0.0
+        inverse[:, j] = 0.0
+        inverse[j, j] = 1.0  # keeps the score of a removed column finite until it is masked
+        self.alive[j] = False
+        return j
+
+
 def plain_obs(
     weight: torch.Tensor, hessian: torch.Tensor, removals: Sequence[int], damping: float, *, in_place: bool = False
 ) -> tuple[list[int], list[torch.Tensor], list[torch.Tensor]]:
@@ -30,32 +62,13 @@ def plain_obs(
         Removal order, and per level the kept columns, on the CPU, and the weight, (rows, columns) with removed columns
         zero.
     """
-    w = weight.double().clone()
-    damped = hessian.double().clone()
-    damped.diagonal().add_(damping * damped.diagonal().mean())
-    inverse = torch.linalg.inv(damped)
-    alive = torch.ones_like(damped.diagonal(), dtype=torch.bool)
+    loop = PlainObs(weight, hessian, damping)
     order: list[int] = []
     kept: list[torch.Tensor] = []
     weights: list[torch.Tensor] = []
     for target in removals:
         while len(order) < target:
-            scores = (w**2).sum(dim=0) / inverse.diagonal()
-            scores[~alive] = torch.inf
-            j = int(scores.argmin())
-            row, pivot = inverse[j].clone(), inverse[j, j].clone()
-            if in_place:
-                w.addr_(w[:, j].clone(), row, alpha=-1 / float(pivot))
-                inverse.addr_(row, row, alpha=-1 / float(pivot))
-            else:
-                w -= torch.outer(w[:, j], row) / pivot
-                inverse -= torch.outer(row, row) / pivot
-            w[:, j] = 0.0
-            inverse[j, :] = 0.0
-            inverse[:, j] = 0.0
-            inverse[j, j] = 1.0  # keeps the score of a removed column finite until it is masked
-            alive[j] = False
-            order.append(j)
-        kept.append(alive.nonzero().flatten().cpu())
-        weights.append(w.clone())
+            order.append(loop.remove(in_place=in_place))
+        kept.append(loop.alive.nonzero().flatten().cpu())
+        weights.append(loop.weight.clone())
     return order, kept, weights

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from one_linear import group_columns, solve
 
 from diff_es.errors import InputError
-from diff_es.pruning import ObsConfig, centred_hessian, compensate_bias, damped_hessian, obs_trajectory
-from diff_es.pruning.obs import group_columns
+from diff_es.pruning import ObsConfig, centred_hessian, compensate_bias, damped_hessian
 
 TINY = ObsConfig(damping=1e-10)
 
@@ -27,7 +27,7 @@ def test_centred_solution_is_the_least_squares_with_an_intercept(group_size: int
     mean = inputs.mean(dim=0)
     hessian = centred_hessian(inputs.T @ inputs / len(inputs), mean)
     half = 12 // group_size
-    trajectory = obs_trajectory(weight, hessian, group_size=group_size, removals=(0, half), config=TINY, name="block")
+    trajectory = solve(weight, hessian, group_size=group_size, removals=(0, half), config=TINY, name="block")
     level = trajectory.levels[1]
     columns = group_columns(level.kept, group_size)
     new_bias = compensate_bias(weight, mean, columns, level.weight, bias if with_bias else None)
@@ -44,7 +44,7 @@ def test_centring_lowers_the_error_when_inputs_have_a_mean() -> None:
     target = inputs @ weight.T + bias
     errors = {}
     for name, hessian in (("raw", moment), ("centred", centred_hessian(moment, mean))):
-        level = obs_trajectory(weight, hessian, group_size=1, removals=(0, 12), config=TINY, name="b").levels[1]
+        level = solve(weight, hessian, group_size=1, removals=(0, 12), config=TINY, name="b").levels[1]
         shift = compensate_bias(weight, mean, level.kept, level.weight, bias) if name == "centred" else bias
         errors[name] = float((inputs[:, level.kept] @ level.weight.T + shift - target).square().mean())
     assert errors["centred"] < errors["raw"]
@@ -57,7 +57,7 @@ def test_a_constant_column_goes_first_and_into_the_bias() -> None:
     mean = single.mean(dim=0)
     hessian = centred_hessian(single.T @ single / len(single), mean)  # accumulated in float32
     assert hessian[5].abs().max() == 0
-    trajectory = obs_trajectory(weight, hessian, group_size=1, removals=(0, 1), config=ObsConfig(), name="block")
+    trajectory = solve(weight, hessian, group_size=1, removals=(0, 1), config=ObsConfig(), name="block")
     assert trajectory.order.tolist() == [5]
     level = trajectory.levels[1]
     new_bias = compensate_bias(weight, mean, level.kept, level.weight, bias)

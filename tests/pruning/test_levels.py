@@ -3,12 +3,10 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from diff_es.errors import InputError
-from diff_es.pruning.obs import group_columns
 from diff_es.schedule import groups_removed
 
 
@@ -43,7 +41,3 @@ def test_monotone_complete_and_never_half_a_group_off(num_groups: int, num_level
 def test_less_than_one_is_refused(num_groups: int, num_levels: int) -> None:
     with pytest.raises(InputError, match="must be at least 1"):
         groups_removed(num_groups, num_levels)
-
-
-def test_columns_of_groups() -> None:
-    assert group_columns(torch.tensor([1, 3]), 3).tolist() == [3, 4, 5, 9, 10, 11]

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import pytest
 import torch
+from one_linear import solve
 from test_obs import closed_form, correlated, relative_error
 
 from diff_es.errors import InputError
-from diff_es.pruning.obs import ObsConfig, obs_trajectory
-from diff_es.pruning.obs_coupled import CoupledFamily, CoupledOutput, CoupledTrajectory, coupled_trajectory
+from diff_es.pruning import ObsConfig, ObsFamily, ObsOutput, ObsTrajectory, obs_trajectory
 
 CONFIG = ObsConfig(block_size=5)
 
 
-def output(rows: int, columns: int, seed: int, share: float = 1.0) -> CoupledOutput:
+def output(rows: int, columns: int, seed: int, share: float = 1.0) -> ObsOutput:
     weight, inputs = correlated(rows, columns, 4 * columns, seed)
-    return CoupledOutput(weight, inputs.T @ inputs / len(inputs), share)
+    return ObsOutput(weight, inputs.T @ inputs / len(inputs), share)
 
 
 def groups(first: int, count: int, size: int) -> torch.Tensor:
     return torch.arange(first, first + count * size).view(count, size)
 
 
-def error_of_removal(own: CoupledOutput, kept: torch.Tensor, damping: float) -> float:
+def error_of_removal(own: ObsOutput, kept: torch.Tensor, damping: float) -> float:
     """tr(ΔW H ΔWᵀ) of the least-squares solution on the kept columns, with the damped H."""
     damped = own.hessian + damping * own.hessian.diagonal().mean() * torch.eye(len(own.hessian)).double()
     difference = own.weight.clone()
@@ -30,7 +30,7 @@ def error_of_removal(own: CoupledOutput, kept: torch.Tensor, damping: float) -> 
     return float(own.share * (difference @ damped @ difference.T).trace())
 
 
-def kept_columns(own: int, families: list[CoupledFamily], gone: list[set[int]], width: int) -> torch.Tensor:
+def kept_columns(own: int, families: list[ObsFamily], gone: list[set[int]], width: int) -> torch.Tensor:
     stays = torch.ones(width, dtype=torch.bool)
     for family, removed in zip(families, gone, strict=True):
         columns = family.columns[own]
@@ -39,7 +39,7 @@ def kept_columns(own: int, families: list[CoupledFamily], gone: list[set[int]], 
     return stays.nonzero().flatten()
 
 
-def plain_greedy(outputs: list[CoupledOutput], families: list[CoupledFamily], damping: float) -> list[list[int]]:
+def plain_greedy(outputs: list[ObsOutput], families: list[ObsFamily], damping: float) -> list[list[int]]:
     """Try every group, solve every output anew, take the one of least summed error."""
     gone: list[set[int]] = [set() for _ in families]
     orders: list[list[int]] = [[] for _ in families]
@@ -61,7 +61,7 @@ def plain_greedy(outputs: list[CoupledOutput], families: list[CoupledFamily], da
 
 
 def assert_closed_form(
-    solved: CoupledTrajectory, outputs: list[CoupledOutput], families: list[CoupledFamily], tolerance: float = 1e-8
+    solved: ObsTrajectory, outputs: list[ObsOutput], families: list[ObsFamily], tolerance: float = 1e-8
 ) -> None:
     for level, weights in enumerate(solved.levels):
         gone = [
@@ -77,8 +77,8 @@ def assert_closed_form(
 @pytest.mark.parametrize("shares", [(1.0, 1.0), (0.9, 0.1), (0.02, 0.98)])
 def test_heads_that_feed_two_outputs_are_removed_by_their_summed_loss(shares: tuple[float, float]) -> None:
     outputs = [output(10, 24, 0, shares[0]), output(7, 24, 1, shares[1])]
-    families = [CoupledFamily((groups(0, 6, 4), groups(0, 6, 4)), (0, 1, 2, 4, 6))]
-    solved = coupled_trajectory(outputs, families, config=CONFIG, name="joint")
+    families = [ObsFamily((groups(0, 6, 4), groups(0, 6, 4)), (0, 1, 2, 4, 6))]
+    solved = obs_trajectory(outputs, families, config=CONFIG, name="joint")
     assert_closed_form(solved, outputs, families)
     assert solved.orders[0].tolist() == plain_greedy(outputs, families, solved.damping)[0]
 
@@ -89,15 +89,13 @@ def test_the_share_of_an_output_decides() -> None:
     orders = []
     for share in (1 - 1e-9, 1e-9):
         outputs = [
-            CoupledOutput(first.weight, first.hessian, share),
-            CoupledOutput(second.weight, second.hessian, 1 - share),
+            ObsOutput(first.weight, first.hessian, share),
+            ObsOutput(second.weight, second.hessian, 1 - share),
         ]
-        families = [CoupledFamily((groups(0, 6, 4), groups(0, 6, 4)), (0, 6))]
-        orders.append(coupled_trajectory(outputs, families, config=CONFIG, name="joint").orders[0].tolist())
+        families = [ObsFamily((groups(0, 6, 4), groups(0, 6, 4)), (0, 6))]
+        orders.append(obs_trajectory(outputs, families, config=CONFIG, name="joint").orders[0].tolist())
     alone = [
-        obs_trajectory(
-            own.weight, own.hessian, group_size=4, removals=(0, 6), config=CONFIG, name="alone"
-        ).order.tolist()
+        solve(own.weight, own.hessian, group_size=4, removals=(0, 6), config=CONFIG).order.tolist()
         for own in (first, second)
     ]
     assert orders == alone
@@ -107,10 +105,10 @@ def test_the_share_of_an_output_decides() -> None:
 def test_heads_and_channels_of_one_output_compensate_each_other() -> None:
     outputs = [output(9, 12 + 20, 2)]
     families = [
-        CoupledFamily((groups(0, 4, 3),), (0, 1, 2, 3, 4)),
-        CoupledFamily((groups(12, 20, 1),), (0, 5, 10, 15, 20)),
+        ObsFamily((groups(0, 4, 3),), (0, 1, 2, 3, 4)),
+        ObsFamily((groups(12, 20, 1),), (0, 5, 10, 15, 20)),
     ]
-    solved = coupled_trajectory(outputs, families, config=CONFIG, name="parallel")
+    solved = obs_trajectory(outputs, families, config=CONFIG, name="parallel")
     assert_closed_form(solved, outputs, families)
     assert [order.tolist() for order in solved.orders] == plain_greedy(outputs, families, solved.damping)
 
@@ -118,39 +116,25 @@ def test_heads_and_channels_of_one_output_compensate_each_other() -> None:
 @pytest.mark.parametrize("block_size", [1, 3, 64])
 def test_the_block_size_changes_nothing(block_size: int) -> None:
     outputs = [output(9, 12 + 40, 3)]
-    families = [CoupledFamily((groups(0, 4, 3),), (0, 2, 4)), CoupledFamily((groups(12, 40, 1),), (0, 17, 40))]
-    solved = coupled_trajectory(outputs, families, config=ObsConfig(block_size=block_size), name="parallel")
-    expected = coupled_trajectory(outputs, families, config=CONFIG, name="parallel")
+    families = [ObsFamily((groups(0, 4, 3),), (0, 2, 4)), ObsFamily((groups(12, 40, 1),), (0, 17, 40))]
+    solved = obs_trajectory(outputs, families, config=ObsConfig(block_size=block_size), name="parallel")
+    expected = obs_trajectory(outputs, families, config=CONFIG, name="parallel")
     assert [order.tolist() for order in solved.orders] == [order.tolist() for order in expected.orders]
     assert_closed_form(solved, outputs, families)
-
-
-def test_one_family_of_one_output_is_what_obs_does() -> None:
-    own = output(9, 24, 4)
-    for size in (1, 4):
-        removals = (0, 2, 24 // size)
-        family = CoupledFamily((groups(0, 24 // size, size),), removals)
-        solved = coupled_trajectory([own], [family], config=CONFIG, name="plain")
-        expected = obs_trajectory(
-            own.weight, own.hessian, group_size=size, removals=removals, config=CONFIG, name="plain"
-        )
-        assert solved.orders[0].tolist() == expected.order.tolist()
-        for weights, level in zip(solved.levels, expected.levels, strict=True):
-            assert relative_error(weights[0], level.weight) <= 1e-9
 
 
 def test_dead_columns_leave_first_and_keep_their_weight_until_then() -> None:
     weight, inputs = correlated(6, 16, 100, 5)
     inputs[:, 4:8] = 0.0
-    own = CoupledOutput(weight, inputs.T @ inputs, 1.0)
-    families = [CoupledFamily((groups(0, 2, 4),), (0, 0, 2)), CoupledFamily((groups(8, 8, 1),), (0, 4, 8))]
-    solved = coupled_trajectory([own], families, config=CONFIG, name="dead")
+    own = ObsOutput(weight, inputs.T @ inputs, 1.0)
+    families = [ObsFamily((groups(0, 2, 4),), (0, 0, 2)), ObsFamily((groups(8, 8, 1),), (0, 4, 8))]
+    solved = obs_trajectory([own], families, config=CONFIG, name="dead")
     assert solved.orders[0].tolist()[0] == 1
     assert torch.equal(solved.levels[1][0][:, 4:8], weight[:, 4:8])
 
 
 def test_broken_input_is_refused_by_name() -> None:
     own = output(6, 8, 6)
-    broken = CoupledOutput(own.weight * torch.nan, own.hessian, 1.0)
+    broken = ObsOutput(own.weight * torch.nan, own.hessian, 1.0)
     with pytest.raises(InputError, match="attn: weight holds NaN"):
-        coupled_trajectory([own, broken], [CoupledFamily((groups(0, 2, 4),) * 2, (0, 1))], config=CONFIG, name="attn")
+        obs_trajectory([own, broken], [ObsFamily((groups(0, 2, 4),) * 2, (0, 1))], config=CONFIG, name="attn")

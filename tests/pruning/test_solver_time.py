@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from one_linear import solve
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diff_es.denoisers import spec_of
-from diff_es.pruning import ObsConfig, obs_trajectory
+from diff_es.pruning import ObsConfig
 from diff_es.pruning.cost import SolverWork, Speed, bank_seconds, bank_work, measure_speed, solver_work
 from support import tiny_pipe
 
@@ -46,13 +47,12 @@ def test_work_is_what_the_solver_does(rows: int, columns: int, group_size: int) 
     inputs = torch.randn(2 * columns, columns, generator=generator, dtype=torch.float64)
     groups = columns // group_size
     with Counter() as counter:
-        obs_trajectory(
+        solve(
             weight,
             inputs.T @ inputs,
             group_size=group_size,
             removals=range(0, groups + 1, groups // 4),
             config=ObsConfig(block_size=32),
-            name="layer",
         )
     work = solver_work(rows, columns, group_size)
     own = 2 * (2 * columns) * columns**2  # of the inputs above

@@ -32,18 +32,9 @@ def test_a_channel_owns_its_row_in_every_half_and_its_column(halves: int) -> Non
     assert taylor.group_importance([*rows.chunk(halves), columns], 7).tolist() == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_least_important_leaves_first_and_ties_by_index() -> None:
-    assert taylor.removal_order(torch.tensor([3.0, 1.0, 2.0, 1.0])).tolist() == [1, 3, 2, 0]
-
-
 @pytest.mark.parametrize(("rows", "columns", "num_groups"), [(7, 8, 4), (8, 7, 4), (8, 8, 0)])
 def test_lengths_that_do_not_fit_are_refused(rows: int, columns: int, num_groups: int) -> None:
     with pytest.raises(InputError, match=f"for {num_groups} groups"):
         taylor.group_importance([values(rows, 0), values(columns, 1)], num_groups)
     with pytest.raises(InputError, match=r"importance of shape \(2, 4\)"):
         taylor.group_importance([torch.ones(2, 4), torch.ones(4)], 4)
-
-
-def test_values_that_are_not_finite_are_refused() -> None:
-    with pytest.raises(InputError, match=r"groups \[1\] are NaN"):
-        taylor.removal_order(torch.tensor([1.0, float("nan")]))

@@ -26,7 +26,7 @@ from diff_es.report import (
     Value,
     WorstCase,
 )
-from diff_es.report.metric_names import metric_column
+from diff_es.report.metric_names import metric_name
 from diff_es.sampling import SamplerConfig
 from diff_es.schedule import Allocation, PruningSchedule
 
@@ -36,6 +36,12 @@ LAYERS = ("blocks.0.attn", "blocks.0.ff", "blocks.1.attn", "blocks.1.ff")
 UNIFORM = Allocation.uniform(LAYERS, 3, 8).resolve((4, 4, 4))
 MIXED = PruningSchedule((2, 4, 6), LAYERS, ((0, 4, 2, 2), (4, 4, 4, 4), (8, 4, 6, 6)), 8)
 DIGEST = "0123456789abcdef" * 4
+
+
+def metric_column(metric: str, paper_title: str = "") -> TableColumn:
+    """The column of a table for a metric, keyed by its name."""
+    name = metric_name(metric)
+    return TableColumn(metric, name.title, name.higher_is_better, name.form, name.unit, paper_title)
 
 
 def measurement(metric: str, value: float, *, higher: bool, interval: tuple[float, float] | None = None) -> Measurement:

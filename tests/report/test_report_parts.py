@@ -12,13 +12,24 @@ from report_content import evaluation, measurement, schedule
 
 from diff_es.artifacts import slugs
 from diff_es.errors import InputError
-from diff_es.evaluation import Evaluation, MemoryRecord
-from diff_es.report import FitnessPoint, Gallery, Plot, PlotPoint, Provenance, ReportContent, Series, Value, WorstCase
+from diff_es.evaluation import Evaluation
+from diff_es.report import (
+    FitnessPoint,
+    Gallery,
+    Plot,
+    PlotPoint,
+    Provenance,
+    ReportContent,
+    Series,
+    TableColumn,
+    Value,
+    WorstCase,
+)
 from diff_es.report.gallery import address, gallery_page, shrink
 from diff_es.report.grid import Grid, best_text
 from diff_es.report.headline import headline
 from diff_es.report.image_figures import count_broken, strip
-from diff_es.report.metric_names import metric_column, metric_name, metric_notes
+from diff_es.report.metric_names import metric_name, metric_notes
 from diff_es.report.result_figures import draw_fitness
 from diff_es.report.schedule_figures import shorten
 from diff_es.report.table import cost_grid, in_units, latency_grid, measurement_grid, milliseconds, quality_grid
@@ -128,6 +139,17 @@ def test_the_headline_says_how_fast_it_was_measured() -> None:
     )
 
 
+def test_the_headline_praises_no_unpruned_model() -> None:
+    """That one under a cache is always nearest to dense."""
+    rows = (
+        schedule("dense", None, 1.0, 30.0),
+        schedule("unpruned", (0, 0, 0), 0.99, 29.0),
+        schedule("pruned", (2, 4, 6), 0.8, 20.0),
+    )
+    assert headline(evaluation(*rows)).startswith("“pruned” stays nearest to dense: SSIM 0.80")
+    assert headline(evaluation(*rows[:2])) == "No schedule was evaluated, only the dense model."
+
+
 def test_the_headline_does_without_ssim_and_without_latency() -> None:
     def only(name: str, fid: float, levels: tuple[int, ...] | None) -> Any:
         own = schedule(name, levels, 0.5, {})
@@ -161,16 +183,6 @@ def test_what_is_slower_than_dense_is_never_the_best() -> None:
 def test_what_was_timed_for_one_side_only_is_not_compared() -> None:
     compared = evaluation(schedule("dense", None, 1.0, {1: 10.0}), schedule("half", (1,), 0.9, {1: 12.5, 8: 20.0}))
     assert [heading.title for heading in latency_grid(compared).headings] == ["batch 1"]
-
-
-def test_memory_is_shown_where_it_was_measured() -> None:
-    own = schedule("half", (1,), 0.9, 20.0)
-    memory = MemoryRecord(512 * 2**20, 400 * 2**20, 1024 * 2**20, "cpu", "by hand")
-    measured = dataclasses.replace(own, cost=dataclasses.replace(own.cost, memory=memory))
-    grid = cost_grid(evaluation(schedule("dense", None, 1.0, 30.0), measured))
-    assert text_of(grid, "half", "Memory, loading") == "512 MiB"
-    assert text_of(grid, "half", "Memory, peak") == "1,024 MiB"
-    assert text_of(grid, "dense", "Memory, peak") == "not measured"
 
 
 def test_every_number_says_what_it_was_measured_by() -> None:
@@ -303,7 +315,7 @@ GREY = np.full((12, 2, 2, 3), 0.5)
         (lambda: Provenance(checksums={"a": "0x12"}), "no sha256"),
         (lambda: Value(1.0, (2.0, 1.0)), "lower end, upper end"),
         (lambda: Series("none", ()), "has no point"),
-        (lambda: metric_column("fid").__class__("a", "A", form="q"), "no format of a number"),
+        (lambda: TableColumn("a", "A", form="q"), "no format of a number"),
         (
             lambda: Plot("mixed", "x", "y", (Series("a", (PlotPoint(1, 1.0), PlotPoint("b", 1.0))),)),
             "all numbers or all categories",

@@ -174,6 +174,25 @@ def test_a_second_time_nothing_is_made_again(
     assert (again[0].banks, again[0].searches, again[0].images) == (0, 0, 0)
 
 
+def test_costs_of_another_budget_are_measured_anew(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the same folder; and what was kept brings the environment in which it was measured."""
+    table = replace(TABLE, name="short", rows=TABLE.rows[:1], claims=(), latency=(), memory="")
+    monkeypatch.setitem(tables._entries, table.name, table)
+    scale, judge = tiny_scale(tmp_path_factory.getbasetemp()), tiny_judge()
+    sparser = scale.changed({"search": {"sparsity": 0.25}})
+    first, other = (
+        reproduce("short", tmp_path, scale=own, device="cpu", judge=judge).result for own in (scale, sparser)
+    )
+    assert other.row("uniform").cost.macs > first.row("uniform").cost.macs
+    for kept in (tmp_path / "work" / "tiny" / "costs").glob("*.json"):
+        kept.write_text(kept.read_text().replace('"cpu_count": ', '"cpu_count": 9'))
+    again = reproduce("short", tmp_path, scale=scale, device="cpu", judge=judge).result
+    assert again.row("uniform").cost == first.row("uniform").cost
+    assert again.environment.cpu_count == int(f"9{first.environment.cpu_count}")
+
+
 def test_an_unknown_table_or_scale_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="did you mean 'table1"):
         reproduce("tabel1", tmp_path)

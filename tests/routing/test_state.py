@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate.hooks import remove_hook_from_module
 from diffusers import DiTPipeline, DiTTransformer2DModel
+from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 
 from diff_es.bank import Bank
 from diff_es.denoisers import fingerprint
@@ -51,6 +53,38 @@ def test_copies_of_a_routed_pipeline_are_independent(
     assert torch.equal(sample(second, REQUESTS, SAMPLER), pruned)
     remove_(second)
     assert torch.equal(sample(second, REQUESTS, SAMPLER), dense)
+
+
+def test_a_routed_denoiser_cannot_be_pickled_and_says_what_can(
+    pipe: DiTPipeline, bank: Bank, schedule: PruningSchedule, tmp_path: Path
+) -> None:
+    with routed(pipe, bank, schedule):
+        with pytest.raises(UnsupportedModelError, match=r"diff_es\.save.*remove_\(pipe\)"):
+            pickle.dumps(pipe.transformer)
+        with pytest.raises(UnsupportedModelError, match=r"diff_es\.save.*remove_\(pipe\)"):
+            torch.save(pipe.transformer, tmp_path / "model.pt")
+    twin = pickle.loads(pickle.dumps(pipe.transformer))
+    assert all(map(torch.equal, twin.parameters(), pipe.transformer.parameters()))
+
+
+@pytest.mark.parametrize("levels", [(2, 2, 2), (1, 2, 3)])
+def test_what_changes_attention_after_routing_is_refused_too(
+    pipe: DiTPipeline, bank: Bank, levels: tuple[int, ...]
+) -> None:
+    """With equal levels nothing else would tell: the shapes fit, and the images are others."""
+    apply_(pipe, bank, bank.uniform_allocation().resolve(levels))
+    expected = sample(pipe, REQUESTS, SAMPLER)
+    attention = pipe.transformer.transformer_blocks[1].attn1
+    attention.fused_projections = True
+    with pytest.raises(UnsupportedModelError, match=r"transformer_blocks\.1\.attn1 has fused q, k, v"):
+        sample(pipe, REQUESTS, SAMPLER)
+    attention.fused_projections = False
+    own = attention.processor
+    attention.set_processor(IPAdapterAttnProcessor2_0(16, 16))
+    with pytest.raises(UnsupportedModelError, match=r"transformer_blocks\.1\.attn1 has an IP-Adapter"):
+        sample(pipe, REQUESTS, SAMPLER)
+    attention.set_processor(own)
+    assert torch.equal(sample(pipe, REQUESTS, SAMPLER), expected)
 
 
 def test_a_copy_routes_its_own_weights(pipe: DiTPipeline, bank: Bank, schedule: PruningSchedule) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from diffusers import DPMSolverMultistepScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
 from diff_es.bank import Pruned
-from diff_es.baselines import journal_header
-from diff_es.errors import InputError
+from diff_es.errors import ArtifactError, InputError
 from diff_es.evaluation import memory
 from diff_es.evaluation.memory import MemoryTask, Setting
 from diff_es.pipelines import load_pipeline
@@ -18,8 +19,9 @@ from diff_es.recipe import Recipe
 from diff_es.routing import load, remove_
 from diff_es.run import Session, compress
 from diff_es.run.base import load_base
+from diff_es.run.measure import Bench, Contestant
 from diff_es.schedulers import scheduler_facts
-from diff_es.search import EvolutionConfig, Journal
+from diff_es.search import Journal
 from diff_es.timesteps import stage_plan
 from run.tiny_run import saved_model, tiny_recipe
 
@@ -118,6 +120,42 @@ def test_a_search_is_resumed_whatever_the_order_of_its_options(model: Path, prun
         section = {**SAMPLER, "scheduler_options": turn(options), "arguments": turn(arguments)}
         recipe = tiny_recipe(model, sampler=section, search={"algorithm": "uniform", "allocation": "uniform"})
         session = Session(recipe, tmp_path, stock=pruned.parent)
-        header = journal_header("uniform", session._fitness_fingerprint("uniform"), session.space, EvolutionConfig())
-        with Journal(tmp_path / "journal", header):
+        with Journal(tmp_path / "journal", session.journal_header("uniform")):
             pass
+
+
+def test_another_scheduler_in_the_pipeline_is_noticed(model: Path, pruned: Path, tmp_path: Path) -> None:
+    """The recipe names none: the pipeline's own may have changed since, and with it every image."""
+    recipe = tiny_recipe(model, search={"algorithm": "uniform", "allocation": "uniform"})
+    pipe = load_pipeline(str(model), device="cpu")
+
+    def open_both(pipe: object) -> None:
+        session = Session(recipe, tmp_path, pipe, stock=pruned.parent)
+        bench = Bench(session.pipe, session.sampler, None)
+        with pytest.raises(InputError, match=message) if message else nullcontext():
+            bench.missing_files(Contestant("dense", ""), session.evaluation_images(), tmp_path / "images")
+        with pytest.raises(ArtifactError, match=message) if message else nullcontext():
+            Journal(tmp_path / "journal", session.journal_header("uniform")).close()
+
+    message = ""
+    open_both(pipe)
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    open_both(pipe)
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, beta_end=0.03)
+    message = r"scheduler_options\.beta_end is None there, 0\.03 here"
+    open_both(pipe)
+
+
+def test_another_device_is_named(model: Path, pruned: Path, tmp_path: Path) -> None:
+    session = Session(recipe_of(model), tmp_path, stock=pruned.parent)
+    header = session.journal_header("uniform")
+    Journal(tmp_path / "journal", replace(header, fitness={**header.fitness, "device": "cuda"})).close()
+    with pytest.raises(ArtifactError, match=r"fitness\.device is 'cuda' there, 'cpu' here\. Resume with the settings"):
+        Journal(tmp_path / "journal", header)
+    bench, images = Bench(session.pipe, session.sampler, None), session.evaluation_images()
+    folder = tmp_path / "images"
+    bench.sample(Contestant("dense", ""), images, folder, batch_size=4)
+    settings = folder / "settings.json"
+    settings.write_text(settings.read_text().replace('"device": "cpu"', '"device": "cuda"'))
+    with pytest.raises(InputError, match=r"\(device is 'cuda' there, 'cpu' here; see .*choose another folder"):
+        bench.missing_files(Contestant("dense", ""), images, folder)

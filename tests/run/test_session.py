@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -11,8 +12,10 @@ from rich.console import Console
 from diff_es.artifacts import read_record
 from diff_es.baselines import algorithms, three_stage
 from diff_es.calibration import SamplingSource
+from diff_es.fitness import BatchChoice, bytes_beside_dense
 from diff_es.run import Session, compress
 from diff_es.run.estimate import estimate
+from diff_es.sampling import ImageRequests, SamplerConfig
 from diff_es.search import SearchResult
 from diff_es.views import estimate_table
 from run.tiny_run import Finished, canonical_journal, outcome, tiny_recipe
@@ -58,6 +61,23 @@ def test_a_measured_batch_size_is_kept_for_later_and_for_others(finished: Finish
     assert Session(finished.recipe, tmp_path / "plain", pipe=object()).search_batch_size == 2
 
 
+def test_a_batch_size_is_measured_beside_what_the_search_keeps(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny_recipe(finished.model, search={"batch_size": "auto"})
+    session = Session(recipe, tmp_path / "run", memory_limit=100 * 2**20)
+    told: list[int] = []
+
+    def choose(pipe: Any, probes: ImageRequests, sampler: SamplerConfig, occupied_bytes: int = 0) -> BatchChoice:
+        told.append(occupied_bytes)
+        return BatchChoice(1, {1: 1.0})
+
+    monkeypatch.setattr("diff_es.run.session.choose_batch_size", choose)
+    assert session.search_batch_size == 1
+    assert told == [bytes_beside_dense(session.pipe.transformer, session.planned_memory)]
+    assert told[0] > 40 * 2**20, "a quarter of what is left for thin layers, and another for outputs"
+
+
 def test_rounded_widths_reach_the_bank_and_the_estimate(finished: Finished, tmp_path: Path) -> None:
     """Seven levels of 64 channels: those that keep 27, 18 and 9 of them keep 32, 24 and 16 in multiples of 8."""
     recipe = tiny_recipe(finished.model, pruning={"levels": 7, "width_multiple": 8})
@@ -94,7 +114,8 @@ def test_a_search_seed_changes_the_search_and_nothing_else(finished: Finished, t
         json.loads((tmp_path / str(i) / "search" / "uniform" / "journal.jsonl").read_text().splitlines()[0])
         for i in range(3)
     ]
-    assert headers[0]["fingerprint"] == headers[1]["fingerprint"] != headers[2]["fingerprint"]
+    assert headers[0] == headers[1] != headers[2]
+    assert [header["fitness"]["seed"] for header in headers] == [0, 0, 1]
 
 
 def test_probes_of_no_search_seed_are_evaluated(finished: Finished, tmp_path: Path) -> None:

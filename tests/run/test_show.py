@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from diff_es.run import Session
 from diff_es.run.measure import Bench, Contestant
 from diff_es.run.show import gallery, licences, report_content
 from diff_es.sampling import PromptRequests, Requests
+from largest_tensor import LargestTensor
 from run.tiny_run import Finished
 
 COUNT = 14
@@ -77,6 +80,24 @@ def test_the_worst_cases_are_those_of_lowest_ssim(samples: dict[str, StoredSampl
         np.testing.assert_array_equal(case.dense, dense[row])
 
 
+def test_the_worst_are_found_file_by_file(tmp_path: Path) -> None:
+    """At no time are more images there than a file holds: thousands would not fit in memory."""
+    per_file, size, requests = 4, 64, Requests((0,) * 40, tuple(range(40)))
+
+    def noise(shift: int) -> StoredSamples:
+        def produce(batch: Requests) -> dict[str, Tensor]:
+            own = [torch.Generator().manual_seed(seed + shift) for seed in batch.seeds]
+            images = [torch.randint(0, 256, (size, size, 3), generator=one, dtype=torch.uint8) for one in own]
+            return {"images": torch.stack(images)}
+
+        return stored(tmp_path / str(shift), requests, produce, settings=shift, chunk=per_file)
+
+    with LargestTensor() as seen:
+        shown = gallery({"dense": noise(0), "other": noise(100)}, requests, fashion=False)
+    assert len(shown.worst["other"]) == 4 and len(shown.seeds) == 10
+    assert seen.elements < 2 * 5 * 3 * per_file * size**2, "five maps of three colours, and their borders"
+
+
 def test_the_grid_has_the_first_images_of_all(samples: dict[str, StoredSamples]) -> None:
     shown = gallery(samples, REQUESTS, fashion=True)
     assert list(shown.images) == ["dense", "mild", "harsh"] and set(shown.worst) == {"mild", "harsh"}
@@ -99,7 +120,8 @@ def test_images_are_called_by_their_prompts_shortened(samples: dict[str, StoredS
 def content(finished: Finished) -> ReportContent:
     session = Session(finished.recipe, finished.folder)
     searched = [
-        Contestant(f"searched, {name}", "", session.schedule(name), session.bank) for name in ("uniform", "sensitivity")
+        Contestant(f"searched, {name}", "", session.schedule(name), session.bank, search=name)
+        for name in ("uniform", "sensitivity")
     ]
     bench = Bench(session.pipe, session.sampler, None)
     contestants = (Contestant("dense", ""), *searched)

@@ -14,10 +14,12 @@ from diffusers import DiTPipeline
 from diff_es.bank import Bank
 from diff_es.errors import InputError
 from diff_es.evaluation import Cost
+from diff_es.evaluation.cost import count_run
 from diff_es.routing import Mode, Router
 from diff_es.routing.sizes import weight_bytes
 from diff_es.run.measure import Bench, Contestant
 from diff_es.run.turns import plan_turns
+from diff_es.stages import StagePlan
 from support import PLAN, REQUESTS, SAMPLER, same_state, snapshot, tiny_bank, tiny_pipe
 
 DENSE = Contestant("dense", "")
@@ -138,6 +140,30 @@ def test_costs_are_the_same_where_not_all_fit_at_once(
         assert counted(cost) == counted(free[name])
         assert len(cost.latency) == 1
         assert (cost.latency_mode, free[name].latency_mode) == ((None, None) if name == "dense" else (mode, "resident"))
+
+
+def test_the_dense_model_is_counted_once(
+    pipe: DiTPipeline, contestants: tuple[Contestant, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For all rows of the same stages; rows of other stages need it once more, for theirs."""
+    counts: list[StagePlan] = []
+
+    def noted(pipe: object, plan: StagePlan, sampler: object) -> object:
+        counts.append(plan)
+        return count_run(pipe, plan, sampler)
+
+    monkeypatch.setattr("diff_es.evaluation.cost.count_run", noted)
+    entries = (DENSE, *contestants)
+    plans = {entry.name: PLAN for entry in entries}
+    costs = Bench(pipe, SAMPLER, None).costs(entries, plans, (), 1)
+    assert list(costs) == list(plans) and len(counts) == 1 + len(contestants)
+    counts.clear()
+    two = StagePlan.split(PLAN.timesteps, 2)
+    other = Bench(pipe, SAMPLER, None).costs(entries, {**plans, "second": two}, (), 1)
+    assert len(counts) == 2 + len(contestants) and counts.count(two) == 2
+    assert list(other) == list(plans)
+    assert [cost.macs for cost in other.values()] == [cost.macs for cost in costs.values()]
+    assert len(other["second"].parameters_per_stage) == 2
 
 
 def counted(cost: Cost) -> Cost:

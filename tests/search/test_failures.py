@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import random
+import shutil
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,6 +107,32 @@ def test_what_was_measured_after_the_failure_is_not_measured_again(tmp_path: Pat
     search(tmp_path / "j", again)
     assert again.measured == [worst], "it changes nothing that the search did after it"
     assert canonical(tmp_path / "j") == canonical(tmp_path / "straight")
+
+
+def test_a_kill_after_a_mended_failure_loses_nothing(tmp_path: Path) -> None:
+    """Between two of one batch: what came after the batch has not been asked for again yet."""
+    search(tmp_path / "straight", Workers())
+    batch = [entry for entry in read_entries(tmp_path / "straight") if entry.candidate.generation == 1]
+    fatal = [entry.candidate.levels for entry in sorted(batch, key=lambda entry: -entry.outcome.fitness)[:2]]
+    search(tmp_path / "j", Workers(fatal))
+    shutil.copy(tmp_path / "j", tmp_path / "killed")
+    alone, before, after = Workers(), Workers(limit=1), Workers()
+    search(tmp_path / "j", alone)
+    with pytest.raises(InterruptedRunError):
+        search(tmp_path / "killed", before)
+    search(tmp_path / "killed", after)
+    assert set(before.measured) < set(fatal)
+    assert [*before.measured, *after.measured] == alone.measured
+    assert canonical(tmp_path / "killed") == canonical(tmp_path / "j") == canonical(tmp_path / "straight")
+
+
+def test_a_journal_only_grows(tmp_path: Path) -> None:
+    search(tmp_path / "straight", Workers())
+    search(tmp_path / "j", Workers(some(read_entries(tmp_path / "straight"), 3, 0)))
+    before = (tmp_path / "j").read_bytes()
+    search(tmp_path / "j", Workers())
+    assert (tmp_path / "j").read_bytes().startswith(before)
+    assert '{"rewound_to":' in (tmp_path / "j").read_text()
 
 
 def test_what_fails_again_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

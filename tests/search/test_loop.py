@@ -24,11 +24,12 @@ from diff_es.search import (
     Scored,
     Trial,
     in_process,
-    run_search,
     search_schedule,
     search_with,
 )
+from diff_es.search.base import FitnessSummary
 
+from .journals import sorted_keys
 from .landscapes import SPACE, H, Landscape, coupled, deceptive, rugged, separable
 from .spaces import all_schedules, space_of
 
@@ -115,12 +116,18 @@ class Enumeration:
         self.waiting = {levels: Candidate(levels, 0, child) for child, levels in enumerate(schedules)}
         self.max_evaluations = len(schedules)
         self.scored: list[Scored] = []
-        self.history: tuple[GenerationRecord, ...] = ()
         self.race = None
 
     @property
     def done(self) -> bool:
         return not self.waiting
+
+    @property
+    def history(self) -> list[GenerationRecord]:
+        if not self.done:
+            return []
+        summary = FitnessSummary.of(self.scored)
+        return [GenerationRecord(0, len(self.scored), self.best.fitness, self.best.levels, summary, summary)]
 
     @property
     def best(self) -> Scored:
@@ -137,8 +144,8 @@ class Enumeration:
 def test_another_algorithm_fits_the_loop() -> None:
     space = space_of((1, 1, 1), 4, 0.5)
     algorithm = Enumeration(space)
-    run_search(algorithm, in_process(lambda levels: -float(levels[0])))
-    assert len(algorithm.scored) == len(all_schedules(space))
+    result = search_with(algorithm, in_process(lambda levels: -float(levels[0])), seed=0)
+    assert result.evaluated == len(algorithm.scored) == len(all_schedules(space))
     assert algorithm.best.levels[0] == 0
 
 
@@ -160,12 +167,12 @@ def test_the_order_of_results_does_not_matter(tmp_path: Path) -> None:
     fitness = rugged(2)
     with Journal(tmp_path / "straight", JournalHeader("x", SPACE, CONFIG)) as journal:
         expected = search_schedule(fitness, SPACE, CONFIG, journal)
-        canonical, order = journal.canonical(), [entry.candidate for entry in journal.entries()]
+        canonical, order = sorted_keys(journal), [entry.candidate for entry in journal.entries()]
     for seed in range(3):
         with Journal(tmp_path / str(seed), JournalHeader("x", SPACE, CONFIG)) as journal:
             algorithm = EvolutionarySearch(SPACE, CONFIG)
             assert search_with(algorithm, shuffled(fitness, seed), journal, seed=CONFIG.seed) == expected
-            assert journal.canonical() == canonical
+            assert sorted_keys(journal) == canonical
             assert [entry.candidate for entry in journal.entries()] != order
 
 

@@ -19,7 +19,7 @@ from diff_es.denoisers import Fingerprint, Layer
 from diff_es.errors import InputError
 from diff_es.schedule import Allocation, Levels, ScheduleSpace, groups_removed
 from diff_es.stages import StagePlan
-from diff_es.tensors import Shard
+from diff_es.tensors import Shard, shard_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -168,11 +168,6 @@ class Bank:
     def __deepcopy__(self, memo: dict[int, Any]) -> Bank:
         """A bank never changes: copies of a routed model share it."""
         return self
-
-
-def shard_name(index: int) -> str:
-    """File name of one stage's weights."""
-    return f"stage-{index:02d}.safetensors"
 
 
 def level_key(layer: str, level: int) -> str:

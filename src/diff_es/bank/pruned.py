@@ -16,14 +16,13 @@ from diff_es.artifacts import (
     read_manifest,
     write_record,
 )
-from diff_es.bank.bank import shard_name
 from diff_es.bank.thin import ThinLayer, ThinSource
 from diff_es.denoisers import Fingerprint, Layer
 from diff_es.errors import ArtifactError, InputError
 from diff_es.sampling import SamplerConfig
 from diff_es.schedule import PruningSchedule
 from diff_es.stages import StagePlan
-from diff_es.tensors import Shard, write_tensors
+from diff_es.tensors import Shard, shard_name, write_tensors
 from diff_es.versions import versions
 
 if TYPE_CHECKING:

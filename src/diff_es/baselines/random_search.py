@@ -10,7 +10,7 @@ import numpy as np
 from diff_es.baselines.config import BaselineConfig
 from diff_es.baselines.proposals import Proposals
 from diff_es.schedule import Levels, ScheduleSpace
-from diff_es.search import random_composition
+from diff_es.search import draw_unseen, random_composition
 
 #: A composition that was seen before is drawn again at most this often.
 _MAX_REDRAWS = 200
@@ -49,8 +49,4 @@ def draw_new(space: ScheduleSpace, rng: np.random.Generator, seen: Container[Lev
         rng: Source of the draws.
         seen: Schedules to avoid.
     """
-    for _ in range(1 + _MAX_REDRAWS):
-        levels = random_composition(space, rng)
-        if levels not in seen:
-            return levels
-    return None
+    return draw_unseen(lambda: random_composition(space, rng), 1 + _MAX_REDRAWS, seen)

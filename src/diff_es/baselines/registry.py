@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from diff_es.baselines.config import BaselineConfig
 from diff_es.baselines.greedy import greedy
@@ -48,16 +48,25 @@ def settings_for(name: str, space: ScheduleSpace, evolution: EvolutionConfig) ->
     return evolution if name == EVOLUTION else BaselineConfig.matching(space, evolution)
 
 
-def journal_header(name: str, fingerprint: str, space: ScheduleSpace, settings: SearchSettings) -> JournalHeader:
+def journal_header(
+    name: str,
+    fingerprint: str,
+    space: ScheduleSpace,
+    settings: SearchSettings,
+    fitness: Mapping[str, Any] | None = None,
+) -> JournalHeader:
     """Return the header of a search's journal.
 
     Args:
         name: Name of the algorithm.
-        fingerprint: Everything behind the fitness, as `JournalHeader` wants it.
+        fingerprint: What is behind the fitness, as `JournalHeader` wants it.
         space: The searched space.
         settings: Settings of the algorithm.
+        fitness: What else is behind the fitness, by name.
     """
-    return JournalHeader(fingerprint, space, settings, algorithm="" if name == EVOLUTION else name)
+    return JournalHeader(
+        fingerprint, space, settings, algorithm="" if name == EVOLUTION else name, fitness=fitness or {}
+    )
 
 
 def _evolution(space: ScheduleSpace, _: StagePlan, settings: SearchSettings) -> ScheduleSearch:

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from diff_es.calibration.data import check_folder, is_image, read_images
+from diff_es.calibration.data import check_folder, read_images
 from diff_es.errors import InputError
-from diff_es.images import CaptionedImages, spread_rows
+from diff_es.images import CaptionedImages, is_image, spread_rows
 from diff_es.prompts import check_caption, read_coco_files
 
 #: Hugging Face's convention, and the plainest one.

@@ -17,7 +17,7 @@ from diff_es.calibration.observe import drained, no_calls, observed, observed_st
 from diff_es.calibration.passes import announced, forecast, layers_of, plan_passes
 from diff_es.calibration.sources import CountedSource, LiveSource
 from diff_es.calibration.statistics import WHOLE_RUN, Statistic, step_weights
-from diff_es.calibration.store import STEP_WEIGHTED, CalibrationStats, shard_name, tensor_names
+from diff_es.calibration.store import STEP_WEIGHTED, CalibrationStats, tensor_names
 from diff_es.denoisers import (
     Fingerprint,
     check_plain_calls,
@@ -29,7 +29,7 @@ from diff_es.errors import InputError
 from diff_es.progress import track
 from diff_es.registry import suggest
 from diff_es.stages import StagePlan
-from diff_es.tensors import Shard, stream_tensors
+from diff_es.tensors import Shard, shard_name, stream_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -153,7 +153,7 @@ def _calibrate_live(
     if not watched or not isinstance(source, LiveSource):
         return {}
     layers = layers_of(pipe, config)
-    seen = observed_stages(pipe, source, config.stages, (layers, config.collect), (watched, later))
+    seen = observed_stages(pipe, source, config, watched, later)
     return {stage: _keep(drained(seen.pop(stage)), config, layers, stage, folder) for stage in watched}
 
 

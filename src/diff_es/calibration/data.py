@@ -10,15 +10,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from diff_es.errors import InputError
-from diff_es.images import CaptionedImages, LabelledImages, spread_rows
+from diff_es.images import CaptionedImages, LabelledImages, image_files, open_image, spread_rows
 from diff_es.progress import track
 from diff_es.prompts import check_caption
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-_ALPHA_MODES = {"LA", "La", "PA", "RGBA", "RGBa"}
 _MAX_NPZ_BYTES = 4 * 2**30
 
 
@@ -110,50 +108,6 @@ def read_images(paths: Sequence[Path], size: int) -> npt.NDArray[np.uint8]:
 def resized(image: Image.Image, size: int) -> npt.NDArray[np.uint8]:
     """Resize an RGB image to size × size, shape (size, size, 3)."""
     return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC), np.uint8)
-
-
-def is_image(path: Path) -> bool:
-    """Whether a file's name says that it is an image (png, jpg, jpeg, webp, bmp)."""
-    return path.suffix.lower() in _SUFFIXES
-
-
-def image_files(folder: Path) -> list[Path]:
-    """Return the files of a folder whose names say that they are images (png, jpg, jpeg, webp, bmp), sorted by name."""
-    return sorted(path for path in folder.iterdir() if is_image(path))
-
-
-def open_image(path: Path) -> Image.Image:
-    """Read a whole image as RGB with 8 bits per channel; grey and palette images are converted.
-
-    Raises:
-        InputError: it cannot be read, has transparent pixels (what lies behind them is not known), or more than 8 bits
-            per channel (the way to 8 is not known).
-    """
-    try:
-        with Image.open(path) as image:
-            return as_rgb(image, str(path))
-    except InputError:
-        raise
-    # Pillow's decoders answer damage with all of these.
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} cannot be read as an image ({error}); repair or remove it.") from error
-
-
-def as_rgb(image: Image.Image, name: str) -> Image.Image:
-    """Return an image as RGB with 8 bits per channel; `name` is what an error calls it.
-
-    Raises:
-        InputError: see `open_image`; what Pillow's decoders raise is not changed.
-    """
-    image.load()
-    opaque = True
-    if image.mode in _ALPHA_MODES or "transparency" in image.info:
-        opaque = image.convert("RGBA").getchannel("A").getextrema()[0] == 255
-    if not opaque:
-        raise InputError(f"{name} has transparent pixels; put it on a background and save it without transparency.")
-    if image.mode.startswith(("I", "F")):
-        raise InputError(f"{name} has more than 8 bits per channel; save it with 8.")
-    return image.convert("RGB")
 
 
 def _label(folder: Path, index: int) -> int:

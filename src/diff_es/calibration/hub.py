@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from diff_es.calibration.data import as_rgb, resized
+from diff_es.calibration.data import resized
 from diff_es.errors import InputError
-from diff_es.images import CaptionedImages, KnownImages, LabelledImages
+from diff_es.images import CaptionedImages, KnownImages, LabelledImages, as_rgb
 from diff_es.progress import track
 from diff_es.prompts import check_caption
 

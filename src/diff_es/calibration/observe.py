@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from diff_es.calibration.passes import layers_of
 from diff_es.calibration.statistics import Accumulator, SecondMoment, Similarity, SquaredNorms, Statistic
 from diff_es.denoisers import denoiser_of
 from diff_es.errors import InputError
@@ -17,6 +18,7 @@ from diff_es.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from diff_es.calibration.collect import CalibrationConfig
     from diff_es.calibration.sources import LiveSource
     from diff_es.denoisers import Layer
     from diff_es.stages import StagePlan
@@ -57,24 +59,23 @@ def observed(
 def observed_stages(
     pipe: Any,
     source: LiveSource,
-    plan: StagePlan,
-    wanted: tuple[Sequence[Layer], Sequence[Statistic]],
-    stages: tuple[Sequence[int | None], Sequence[int | None]],
+    config: CalibrationConfig,
+    watched: Sequence[int | None],
+    later: Sequence[int | None],
 ) -> dict[int | None, list[Accumulator]]:
     """Sample once and return what the layers met in every stage, as each call's own stage has it.
 
     Args:
         pipe: The dense pipeline.
         source: Samples.
-        plan: Says which stage a call belongs to.
-        wanted: Layers, and what to collect of them.
-        stages: Those to watch, and those whose calls the source is to keep for later. None stands for all timesteps.
+        config: The stages, and what to collect.
+        watched: Stages to watch. None stands for all timesteps.
+        later: Stages whose calls the source is to keep.
 
     Raises:
         InputError: a stage to watch was never met.
     """
-    denoiser = denoiser_of(pipe)
-    watched, later = stages
+    denoiser, layers, plan = denoiser_of(pipe), layers_of(pipe, config), config.stages
     running: int | None = None
     met: set[int | None] = set()
 
@@ -88,7 +89,7 @@ def observed_stages(
     with ExitStack() as hooks:
         for stage in watched:
             active = partial(lambda own: running == own, stage)
-            found[stage] = hooks.enter_context(observed(denoiser, *wanted, active))
+            found[stage] = hooks.enter_context(observed(denoiser, layers, config.collect, active))
         source.run(pipe, enter)
     for stage in watched:
         if stage not in met:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from diff_es.calibration.noise import add_noise, check_process, prediction_target
-from diff_es.denoisers import Call, denoiser_of, each_tensor, num_rows, on_device, spec_of
+from diff_es.denoisers import Call, denoiser_of, each_tensor, named_call, num_rows, on_device, spec_of
 from diff_es.errors import InputError
 from diff_es.progress import track
 from diff_es.sampling import ImageRequests, SamplerConfig, at_decoding, sample, seeded
@@ -313,9 +312,7 @@ def record_calls(
             raise _Enough
         if not wanted(timestep):
             return
-        names = _argument_names(denoiser)
-        call = {**dict(zip(names, args, strict=False)), **kwargs}
-        recorded.append((timestep, each_tensor(call, copied)))
+        recorded.append((timestep, each_tensor(named_call(denoiser, args, kwargs), copied)))
 
     def leave(_: Tensor) -> None:
         raise _Enough
@@ -341,18 +338,13 @@ class Copies:
     def __call__(self, tensor: Tensor) -> Tensor:
         """Return the copy."""
         if tensor.is_inference():  # nothing tells whether it was changed
-            return tensor.to(self.device)
+            return tensor.to(self.device, copy=True)
         version, copy = self._known.get(tensor, (-1, tensor))
         if version != tensor._version:
-            copy = tensor.to(self.device)
+            copy = tensor.to(self.device, copy=True)
             self._known[tensor] = tensor._version, copy
         return copy
 
 
 class _Enough(Exception):  # noqa: N818 (ends a run early, no error)
     """Leaves the pipeline after its first step, or its last."""
-
-
-def _argument_names(denoiser: nn.Module) -> tuple[str, ...]:
-    """Names of the forward arguments of the denoiser's class, in order, without self."""
-    return tuple(inspect.signature(type(denoiser).forward).parameters)[1:]

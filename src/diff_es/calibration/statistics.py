@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diff_es.calibration.precision import full_precision
 from diff_es.denoisers import Layer
 
 Statistic: TypeAlias = Literal["second_moment", "input_norms", "similarity", "step_weighted_moment", "importance"]
@@ -83,7 +84,8 @@ class SecondMoment:
     def update(self, x: Tensor) -> None:
         """Add a batch of inputs, shape (..., columns)."""
         rows = x.reshape(-1, x.shape[-1]).float()
-        products = rows.T @ rows
+        with full_precision():
+            products = rows.T @ rows
         for part in self._parts():
             self.products[part] += products[part]
         self.sums += rows.sum(dim=0)

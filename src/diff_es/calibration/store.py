@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from diff_es.calibration.statistics import LayerStatistics, Moments
 from diff_es.errors import InputError
-from diff_es.tensors import Shard
+from diff_es.tensors import Shard, shard_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,11 +36,6 @@ def tensor_names(layers: Iterable[Layer], collect: Collection[Statistic]) -> Ite
             yield from (f"{path}/input_norms" for path in layer.scored)
         if "importance" in collect:
             yield from (f"{path}/importance" for path in dict.fromkeys((*layer.inputs, *layer.outputs)))
-
-
-def shard_name(index: int) -> str:
-    """File name of one set of statistics."""
-    return f"stage-{index:02d}.safetensors"
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from diff_es.denoisers.accelerators import check_uncompiled as check_uncompiled
 from diff_es.denoisers.calls import Call as Call
 from diff_es.denoisers.calls import copy_output as copy_output
 from diff_es.denoisers.calls import each_tensor as each_tensor
+from diff_es.denoisers.calls import named_call as named_call
 from diff_es.denoisers.calls import num_rows as num_rows
 from diff_es.denoisers.calls import on_device as on_device
 from diff_es.denoisers.calls import output_bytes as output_bytes
@@ -33,7 +34,6 @@ from diff_es.denoisers.fingerprint import fingerprint as fingerprint
 from diff_es.denoisers.layers import GroupFamily as GroupFamily
 from diff_es.denoisers.layers import Layer as Layer
 from diff_es.denoisers.macs import count_macs as count_macs
-from diff_es.denoisers.macs import macs_by_module as macs_by_module
 from diff_es.denoisers.macs import own_macs as own_macs
 from diff_es.denoisers.plain import check_loaded, plain_module
 from diff_es.denoisers.spec import DenoiserSpec as DenoiserSpec
@@ -49,6 +49,9 @@ ROUTER = "_diff_es_router"
 #: Where a stitched denoiser keeps its stages.
 STITCHED = "_diff_es_stitched_plan"
 
+#: Where Wan 2.2 keeps its expert for low noise; `transformer` is then the one for high noise.
+_SECOND = "transformer_2"
+
 specs: Registry[DenoiserSpec] = Registry("denoiser")
 for _family in (dit, unet, pixart, hunyuan_dit, sd3, flux, flux2, qwen_image, sana, lumina2, z_image, wan):
     specs.register(_family.SPEC.architecture, _family.SPEC)
@@ -58,9 +61,15 @@ def denoiser_of(pipe: Any) -> nn.Module:
     """Return the denoiser of a diffusers pipeline, in whatever state it is.
 
     Raises:
-        UnsupportedModelError: the pipeline has none, one without a spec, or one that torch.compile wraps.
+        UnsupportedModelError: the pipeline has none, two, one without a spec, or one that torch.compile wraps.
     """
     name, denoiser = any_denoiser_of(pipe)
+    if getattr(pipe, _SECOND, None) is not None:
+        raise UnsupportedModelError(
+            f"{type(pipe).__name__} has a second denoiser, {_SECOND}, which would stay dense: use a model with one "
+            "(Wan 2.1, or the 5B model of Wan 2.2). To have the first make all steps, which it may not be trained for, "
+            f"set pipe.{_SECOND} = None and call pipe.register_to_config(boundary_ratio=None)."
+        )
     if hasattr(denoiser, "_orig_mod"):
         raise UnsupportedModelError(
             f"pipe.{name} is wrapped by torch.compile, and what is routed inside would not be seen: set "

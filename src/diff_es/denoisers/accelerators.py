@@ -38,10 +38,9 @@ def check_group(hook: Any) -> None:
     Raises:
         UnsupportedModelError: it fills a stream or a disk from a list of the parameters that were there at first.
     """
-    group = group_of(hook)
-    if group is None or (group.stream is None and group.offload_to_disk_path is None):
+    if group_of(hook) is None or (hook.config.stream is None and hook.config.offload_to_disk_path is None):
         return
-    way = "use_stream=True" if group.stream is not None else "offload_to_disk_path"
+    way = "use_stream=True" if hook.config.stream is not None else "offload_to_disk_path"
     raise UnsupportedModelError(
         f"The denoiser is offloaded in groups with {way}, which knows only the weights that were there at first, and "
         "those of a routed one change from stage to stage: call enable_group_offload without it, or "

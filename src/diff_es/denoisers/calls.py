@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from diff_es.denoisers.spec import DenoiserSpec
 
 #: Keyword arguments of one denoiser call.
 Call: TypeAlias = dict[str, Any]
+
+
+def named_call(denoiser: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
+    """Return a call by the names of its arguments, of which the first may have been given by position."""
+    return {**dict(zip(_argument_names(type(denoiser).forward), args, strict=False)), **kwargs}
+
+
+@cache
+def _argument_names(forward: Callable[..., Any]) -> tuple[str, ...]:
+    """Names of the arguments of a class's forward, in order, without self."""
+    return tuple(inspect.signature(forward).parameters)[1:]
 
 
 def each_tensor(value: Any, function: Callable[[Tensor], Tensor]) -> Any:

@@ -5,7 +5,8 @@ Declarative records, and the index arithmetic that follows from them. Nothing he
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
@@ -150,15 +151,23 @@ class Layer:
         """Those of `inputs` that pruners score groups by."""
         return tuple(dict.fromkeys(span.path for family in self.families for span in family.rows if span.scored))
 
-    @property
-    def coupled(self) -> bool:
-        """Whether removing a group touches several outputs, or several families share one."""
-        return len(self.families) > 1 or len(self.outputs) > 1
-
     def removed(self, num_levels: int) -> tuple[int, ...]:
         """Return how many groups each level removes, over all families."""
         counts = (family.removed(num_levels) for family in self.families)
         return tuple(sum(level) for level in zip(*counts, strict=True))
+
+    def lost(self, removed: Sequence[int]) -> tuple[Counter[str], Counter[str]]:
+        """Return how many rows each of `inputs` loses and how many columns each of `outputs`.
+
+        Args:
+            removed: Number of groups that leave, for each family.
+        """
+        rows, columns = Counter[str](), Counter[str]()
+        for family, count in zip(self.families, removed, strict=True):
+            for lost, spans in ((rows, family.rows), (columns, family.columns)):
+                for span in spans:
+                    lost[span.path] += span.size * count
+        return rows, columns
 
     def in_multiples(self, multiple: int) -> Layer:
         """Return the layer with the number of kept channels rounded up to a multiple; heads and blocks stay free."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from diff_es.denoisers.calls import named_call
 from diff_es.denoisers.scheduled import scheduled_timestep
 from diff_es.denoisers.timestep import is_one_entry_of_many, read_timestep
 from diff_es.errors import UnsupportedModelError
@@ -52,7 +53,6 @@ class DenoiserSpec:
         left_alone: (part, reason) for everything with weights that is never pruned. A part is what lies in, or is, a
             module or parameter in whose name its own occurs ("norm": `norm1.linear`, `ffn_norm2`); the first counts.
         timestep_argument: Name of the forward argument that holds the timestep.
-        timestep_position: Its position where pipelines pass it positionally (0 = first after self).
         units: denoiser → the units in which it gets its timestep.
         latents_argument: Name of the forward argument that holds the noisy latents, one row per sample.
         pack: latents (N, C, h, w) → what the denoiser takes (FLUX: patches as tokens); None where it takes something
@@ -65,7 +65,6 @@ class DenoiserSpec:
     blocks: Callable[[nn.Module], tuple[Layer, ...]]
     left_alone: tuple[tuple[str, str], ...]
     timestep_argument: str = "timestep"
-    timestep_position: int = 1
     units: Callable[[nn.Module], TimestepUnits] = lambda _: TRAIN_UNITS
     latents_argument: str = "hidden_states"
     pack: Callable[[Tensor], Tensor] | None = lambda latents: latents
@@ -83,16 +82,12 @@ class DenoiserSpec:
         Raises:
             UnsupportedModelError: the call carries no timestep.
         """
-        value = self._timestep_argument(args, kwargs)
+        call = named_call(denoiser, args, kwargs)
+        if self.timestep_argument not in call:
+            raise UnsupportedModelError(f"{self.architecture} was called without {self.timestep_argument!r}.")
+        value = call[self.timestep_argument]
         if isinstance(value, Tensor) and not is_one_entry_of_many(value):
             scheduled = scheduled_timestep(denoiser)
             if scheduled is not None:
                 return read_timestep(scheduled)
         return self.units(denoiser).to_train(read_timestep(value))
-
-    def _timestep_argument(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        if self.timestep_argument in kwargs:
-            return kwargs[self.timestep_argument]
-        if len(args) > self.timestep_position:
-            return args[self.timestep_position]
-        raise UnsupportedModelError(f"{self.architecture} was called without {self.timestep_argument!r}.")

@@ -19,10 +19,19 @@ def check_state(denoiser: nn.Module) -> None:
             stream or to disk.
     """
     for name, module in denoiser.named_modules():
-        _check_projections(name, module)
-        _check_processor(name, module)
+        check_attention(name, module)
         for hook in hooks_of(module):
             check_group(hook)
+
+
+def check_attention(name: str, module: nn.Module) -> None:
+    """Check that a module, if it is one of attention, computes with its own q, k and v.
+
+    Raises:
+        UnsupportedModelError: they are fused, or an IP-Adapter is loaded.
+    """
+    _check_projections(name, module)
+    _check_processor(name, module)
 
 
 def _check_projections(name: str, module: nn.Module) -> None:

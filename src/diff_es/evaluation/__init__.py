@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from diff_es.evaluation.bootstrap import interval, over_seeds
 from diff_es.evaluation.classifier import ImageClassifier, classifier_judge, look_at
-from diff_es.evaluation.cost import Cost, measure_costs
+from diff_es.evaluation.cost import DENSE, Cost, measure_costs
 from diff_es.evaluation.environment import Environment, environment
 from diff_es.evaluation.images import generate
 from diff_es.evaluation.judge import Judge, Judged
@@ -26,9 +26,11 @@ from diff_es.evaluation.latency import (
 from diff_es.evaluation.memory import MemoryRecord, compare_memory
 from diff_es.evaluation.quality import ImageScores, Quality, agreement, assess, fidelity, measurements
 from diff_es.evaluation.records import Evaluation, Measurement, Protocol, Samples, ScheduleEvaluation
-from diff_es.evaluation.store import StoredSamples, make_chunk, missing_chunks, stored
+from diff_es.evaluation.store import CHUNK, StoredSamples, make_chunk, missing_chunks, stored
 
 __all__ = [
+    "CHUNK",
+    "DENSE",
     "Contender",
     "Cost",
     "Environment",

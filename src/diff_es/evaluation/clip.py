@@ -84,29 +84,19 @@ class ClipScorer:
         version = f"transformers {transformers.__version__}, {name}"
         return cls(model.eval().to(device), tokenizer, processor, version, sha256(folder / _WEIGHTS))
 
-    def score(self, images: Tensor, prompts: Sequence[str], *, batch_size: int = 64) -> Tensor:
-        """Score images against their prompts.
+    @torch.no_grad()
+    def score_batches(self, batches: Iterable[Tensor], prompts: Sequence[str]) -> Tensor:
+        """Score images against their prompts; they come in batches, so that they need not all be in memory.
 
         Args:
-            images: (N, 3, H, W) in [0, 1]; rounded to 8 bits first, as images are saved.
+            batches: (n, 3, H, W) each, in [0, 1]; N images in all. Rounded to 8 bits first, as images are saved.
             prompts: N prompts; what goes beyond the model's context (77 tokens) is cut off with one warning.
-            batch_size: Images per call of the model.
 
         Returns:
             (N,) float32 in [0, 1] on the CPU; NaN for an image that is not finite.
 
         Raises:
             InputError: the numbers of images and prompts differ, or images are outside [0, 1].
-        """
-        return self.score_batches(torch.split(images, batch_size), prompts)
-
-    @torch.no_grad()
-    def score_batches(self, batches: Iterable[Tensor], prompts: Sequence[str]) -> Tensor:
-        """Score images that come in batches, so that they need not all be in memory; else as `score`.
-
-        Args:
-            batches: (n, 3, H, W) each, in [0, 1]; N images in all.
-            prompts: N prompts.
         """
         tokens = self._tokens(prompts)
         scores: list[Tensor] = []

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from diff_es.denoisers import DenoiserSpec
     from diff_es.stages import StagePlan
 
+#: Name of the dense model, which all others are compared with.
 DENSE = "dense"
 
 
@@ -126,22 +127,22 @@ def count_run(pipe: Any, plan: StagePlan, sampler: SamplerConfig) -> RunCount:
     """
     denoiser = denoiser_of(pipe)
     with flop_counter() as counter, ParameterRecorder() as recorder:
-        ledger = _Ledger(spec_of(denoiser), plan, counter, recorder)
+        run = _RunCounter(spec_of(denoiser), plan, counter, recorder)
         # The last of all hooks: a router that cuts a stage's weights out of the dense ones uses those in no call.
-        before = denoiser.register_forward_pre_hook(ledger.enter, with_kwargs=True)
-        after = denoiser.register_forward_hook(ledger.leave)
+        before = denoiser.register_forward_pre_hook(run.enter, with_kwargs=True)
+        after = denoiser.register_forward_hook(run.leave)
         try:
             sample(pipe, any_requests(pipe, 1), sampler)
         finally:
             before.remove()
             after.remove()
-    if missing := [stage for stage, used in enumerate(ledger.used) if not used]:
+    if missing := [stage for stage, used in enumerate(run.used) if not used]:
         raise InputError(f"No denoiser call falls in stages {missing}; sample with the steps that the plan is for.")
-    sizes = (sum(parameter.numel() for parameter in used.values()) for used in ledger.used)
-    return RunCount(ledger.flops // 2, tuple(sizes))
+    sizes = (sum(parameter.numel() for parameter in used.values()) for used in run.used)
+    return RunCount(run.flops // 2, tuple(sizes))
 
 
-class _Ledger:
+class _RunCounter:
     """Books what runs within calls of the denoiser."""
 
     def __init__(

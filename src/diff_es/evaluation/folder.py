@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from diff_es.artifacts import sha256
-from diff_es.calibration.data import image_files, open_image
 from diff_es.errors import InputError
+from diff_es.images import image_files, open_image
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,9 @@ class ImageFolder:
     def batches(self, size: int = 64) -> Iterator[Tensor]:
         """Yield (n, H, W, 3) uint8: consecutive images of one size together, at most `size` of them.
 
+        Grey, palette and CMYK images are converted to RGB. Transparent pixels and more than 8 bits per channel are
+        refused.
+
         Raises:
             InputError: an image cannot be read as 8-bit RGB; the message names it.
         """
@@ -85,33 +88,6 @@ class ImageFolder:
         """Read one image, (H, W, 3) uint8."""
         image = open_image(path)
         return torch.from_numpy(np.array(image if self.size is None else _covering(image, self.size), np.uint8))
-
-
-def read_images(folder: Path, size: tuple[int, int] | None = None) -> Tensor:
-    """Read all images of a folder, sorted by name.
-
-    Grey, palette and CMYK images are converted to RGB. Transparent pixels and more than 8 bits per channel are refused.
-
-    Args:
-        folder: The folder; subfolders are not searched.
-        size: (height, width) to resize to and crop; None requires all to be of one size.
-
-    Returns:
-        (N, H, W, 3) uint8.
-
-    Raises:
-        InputError: no folder, no image, one that cannot be read, or one of another size than the first; it is named.
-    """
-    images = ImageFolder.open(folder, size)
-    read: list[Tensor] = []
-    for path, image in zip(images.paths, (row for batch in images.batches() for row in batch), strict=True):
-        if read and image.shape != read[0].shape:
-            raise InputError(
-                f"{path} has {image.shape[0]} × {image.shape[1]} pixels, {images.paths[0].name} has "
-                f"{read[0].shape[0]} × {read[0].shape[1]}; give size=(height, width) to resize and crop all."
-            )
-        read.append(image)
-    return torch.stack(read)
 
 
 def _covering(image: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -91,31 +91,17 @@ class InceptionFeatures:
             raise ArtifactError(f"{path} does not hold Inception's weights: {error}; {_way_out(url)}") from error
         return cls(network, hashlib.sha256(content).hexdigest(), device)
 
-    def extract(self, images: Tensor, *, batch_size: int = 64) -> InceptionOutput:
-        """Read images of one size.
-
-        Args:
-            images: (N, 3, H, W), N ≥ 1, uint8, or float in [0, 1]. Floats become uint8 as ⌊255 x⌉, ties to even: what
-                diffusers does when it makes PIL images, so that a tensor and its PNG file give the same features.
-            batch_size: Images per call of the network, ≥ 1.
-
-        Raises:
-            InputError: another layout or type, no image, or values that are not in [0, 1].
-        """
-        if batch_size < 1:
-            raise InputError(f"batch_size={batch_size} must be 1 or more.")
-        batches = torch.split(images, batch_size) if images.ndim else ()
-        return self.extract_batches(batches, total=len(batches))
-
     def extract_batches(self, batches: Iterable[Tensor], *, total: int | None = None) -> InceptionOutput:
-        """Read images batch by batch, for sets that do not fit into memory or whose images differ in size.
+        """Read images batch by batch: a set need not fit into memory, and its images may differ in size.
 
         Args:
-            batches: Each as the images of `extract`, (n, 3, H, W) with its own n, H and W.
+            batches: (n, 3, H, W) each, n ≥ 1, uint8, or float in [0, 1]; n, H and W may differ from batch to batch.
+                Floats become uint8 as ⌊255 x⌉, ties to even: what diffusers does when it makes PIL images, so that a
+                tensor and its PNG file give the same features.
             total: Number of batches, for the progress bar.
 
         Raises:
-            InputError: as `extract`.
+            InputError: another layout or type, no image, or values that are not in [0, 1].
         """
         parts = [self._read(_pixels(batch)) for batch in track(batches, "Extracting Inception features", total=total)]
         if not parts:

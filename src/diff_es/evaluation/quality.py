@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from diff_es.evaluation.bootstrap import RESAMPLES, interval, resamples
+from diff_es.evaluation.cost import DENSE
 from diff_es.evaluation.judge import Judge, Judged
 from diff_es.evaluation.records import Measurement, Samples
 from diff_es.metrics import metrics
@@ -21,9 +22,10 @@ if TYPE_CHECKING:
     from diff_es.sampling import SamplerConfig
 
 AGREEMENT = "label_agreement"
-DENSE = "dense"
 #: Wider features make a Fréchet distance too slow to compute hundreds of times.
 _MAX_RESAMPLED_WIDTH = 512
+#: Pixels that are compared at a time, at least one image: SSIM takes some 300 bytes for each of them.
+_COMPARED_PIXELS = 2**20
 
 
 @dataclass(frozen=True)
@@ -81,14 +83,26 @@ class ImageScores:
 
 
 def fidelity(own: Mapping[str, Tensor], dense: Mapping[str, Tensor], names: tuple[str, ...]) -> dict[str, Tensor]:
-    """Compare stored samples with the dense ones of the same seeds.
+    """Compare stored samples with the dense ones of the same seeds, a few at a time.
 
     Args:
-        own: "images" (N, H, W, 3) uint8 and "latents" (N, C, h, w).
+        own: "images" (N, H, W, 3) uint8 and "latents" (N, C, h, w); latents only where a metric needs them.
         dense: The same of the dense model.
         names: Registered metrics that compare with dense.
     """
-    candidates, references = _as_compared(own), _as_compared(dense)
+    count, height, width, _ = own["images"].shape
+    size = max(1, _COMPARED_PIXELS // (height * width))
+    parts = [_compared(own, dense, names, slice(first, first + size)) for first in range(0, count, size)]
+    return {name: torch.cat([part[name] for part in parts]) for name in names}
+
+
+def _compared(
+    own: Mapping[str, Tensor], dense: Mapping[str, Tensor], names: tuple[str, ...], rows: slice
+) -> dict[str, Tensor]:
+    """Compare some rows."""
+    candidates, references = (
+        {kind: _as_compared(kind, values[rows]) for kind, values in side.items()} for side in (own, dense)
+    )
     return {
         name: metrics[name](candidates[metrics[name].needs], references[metrics[name].needs]).double() for name in names
     }
@@ -103,12 +117,13 @@ def agreement(judged: Judged, labels: Tensor) -> Tensor:
 
 def assess(scores: ImageScores, judge: Judge | None) -> Quality:
     """Compute all metrics of a set of images, and their bootstrap replicates."""
-    values = _resampled_values(scores, judge, distances=True)
+    values = _resampled_values(scores, judge)
     coverage = judge.coverage(scores.judged) if judge and scores.judged else {}
-    distances = scores.judged is None or scores.judged.features.shape[1] <= _MAX_RESAMPLED_WIDTH
     rows = torch.from_numpy(resamples(scores.count))
+    wide = scores.judged is not None and scores.judged.features.shape[1] > _MAX_RESAMPLED_WIDTH
+    resampled = replace(scores, judged=None) if wide else scores
     drawn = [
-        _resampled_values(scores.take(draw), judge, distances=distances)
+        _resampled_values(resampled.take(draw), judge)
         for draw in track(rows, "Drawing bootstrap resamples", total=RESAMPLES)
     ]
     return Quality({**values, **coverage}, {name: tuple(draw[name] for draw in drawn) for name in drawn[0]})
@@ -166,15 +181,15 @@ def _reference(name: str, judge: Judge) -> str:
     return "" if name in {AGREEMENT, judge.names[1]} else judge.reference_name
 
 
-def _resampled_values(scores: ImageScores, judge: Judge | None, *, distances: bool) -> dict[str, float]:
+def _resampled_values(scores: ImageScores, judge: Judge | None) -> dict[str, float]:
     values = {name: float(own.mean()) for name, own in scores.fidelity.items()}
     if scores.agrees is not None:
         values[AGREEMENT] = float(scores.agrees.mean())
-    if judge is not None and scores.judged is not None and distances:
+    if judge is not None and scores.judged is not None:
         values |= judge.distances(scores.judged)
     return values
 
 
-def _as_compared(samples: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _as_compared(kind: str, values: Tensor) -> Tensor:
     """Stored samples as the metrics read them: images (N, 3, H, W) in [0, 1]."""
-    return {"images": samples["images"].permute(0, 3, 1, 2).float() / 255, "latents": samples["latents"]}
+    return values.permute(0, 3, 1, 2).float() / 255 if kind == "images" else values

@@ -26,6 +26,8 @@ from diff_es.artifacts import claim, held, write_bytes
 from diff_es.errors import ArtifactError, InputError
 from diff_es.progress import track
 
+#: Samples per file.
+CHUNK = 64
 _SEEDS = "seeds"
 _DIGEST = "/sha256"
 #: Seconds between two looks at the chunks that other processes work on.
@@ -156,7 +158,7 @@ def stored(  # noqa: PLR0913 (where, what, how)
     produce: Callable[[R], Mapping[str, Tensor]],
     *,
     settings: object,
-    chunk: int = 64,
+    chunk: int = CHUNK,
     batch_size: int | None = None,
     description: str = "Generating images",
 ) -> StoredSamples:

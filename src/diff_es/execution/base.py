@@ -72,7 +72,7 @@ class Executor(Protocol[W]):
     """Runs tasks on workers.
 
     An exception that a work raises is raised by `run`, as it is: it would come again on every worker. Only the death of
-    workers makes a task fail.
+    workers makes a task fail; a worker whose GPU fails or whose memory is full counts as dead.
     """
 
     @property

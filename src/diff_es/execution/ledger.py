@@ -130,8 +130,12 @@ class Ledger:
         """Where workers died of a task; a place that is not used any more is no witness."""
         return {death.place for death in self._deaths.get(task.name, ())} & self._usable
 
-    def retires(self, place: int) -> bool:
-        """Whether a place is not to be used any more, from now on; the last one is, to the end of all patience."""
+    def retire_if_dead(self, place: int) -> bool:
+        """Leave a place where worker after worker died, for good; the last one is used to the end of all patience.
+
+        Returns:
+            Whether it was left just now.
+        """
         dead = self._in_place[place] >= self.patience.in_place
         if not dead or place not in self._usable or self._usable == {place}:
             return False

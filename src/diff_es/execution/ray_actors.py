@@ -2,7 +2,8 @@
 
 Ray could restart actors and repeat their tasks by itself, but a task that always kills its worker then uses up all
 restarts. So nothing is retried by Ray; this process sees every death, enters it in the ledger, and makes a new worker
-when the process of the old one is gone (before that, its GPU memory is not free).
+when the process of the old one is gone (before that, its GPU memory is not free). A worker whose GPU fails, or whose
+memory is full, only raises an exception; it is ended here, and counts as dead.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from ray.exceptions import (
 )
 
 from diff_es.execution.base import Done, Ended, ExecutionError, Task
+from diff_es.execution.faults import described, is_fault
 from diff_es.execution.ledger import Ledger, Patience
 from diff_es.execution.processes import Process
 from diff_es.execution.trails import Trails, choose
@@ -50,11 +52,11 @@ _DEATHS = (
 #: Seconds between two looks at the clock, and at processes that are to end.
 _POLL, _POLL_ENDING = 1.0, 0.05
 #: Seconds after which it is said that Ray has nothing to give to a worker.
-_WORTH_SAYING = 30.0
+_SAY_WAITING_AFTER = 30.0
 #: Seconds in which a killed process must have ended for another to start; one that hangs in a driver may never.
-_LAST_BREATH = 60.0
+_KILL_TIMEOUT = 60.0
 #: Seconds for which it is waited for at the end, when nobody comes after it.
-_LAST_WISH = 10.0
+_CLOSE_TIMEOUT = 10.0
 
 
 class _Host:
@@ -119,14 +121,15 @@ class _Slot(Generic[W]):
         """Take the answer to the call, and go on to the next state; return the task if one was done.
 
         Raises:
-            RayError: the worker has died (`_DEATHS`), or only the call has failed.
+            RayError: the worker has died or is as good as dead (`_death` says of what), or only the call has failed.
         """
         task, call = self.task, self.call
         self.task = self.call = None
         try:
             answer = ray.get(call)
-        except _DEATHS:
-            self.task = task  # of which it died
+        except RayError as error:
+            if _death(error):
+                self.task = task  # of which it died
             raise
         if task is not None:
             value, seconds = answer
@@ -180,7 +183,7 @@ class RayExecutor(Generic[W]):
         """End all workers; those that do not end in time are left."""
         for slot in self._slots:
             slot.end()
-        patience = time.monotonic() + _LAST_WISH
+        patience = time.monotonic() + _CLOSE_TIMEOUT
         while time.monotonic() < patience and not all(slot.ending() for slot in self._slots if slot.ending):
             time.sleep(_POLL_ENDING)
         self._slots = []
@@ -238,10 +241,11 @@ class RayExecutor(Generic[W]):
         """Take what a call has come to."""
         try:
             end = slot.settle()
-        except _DEATHS as error:
-            self._bury(slot, waiting, _cause(error))
-            return []
         except RayError as error:
+            if reason := _death(error):
+                logger.debug("Of what a worker died:", exc_info=error)
+                self._enter_death(slot, waiting, reason)
+                return []
             if not slot.opened:
                 slot.end()
             raise _own(error) from error
@@ -259,7 +263,7 @@ class RayExecutor(Generic[W]):
         late = time.monotonic() - slot.started > limit
         # Where this process itself was held up, the answer may be there.
         if late and not ray.wait([slot.call], timeout=0)[0]:
-            self._bury(slot, waiting, f"It did not end within {limit:.0f} s (--worker-patience allows more).")
+            self._enter_death(slot, waiting, f"It did not end within {limit:.0f} s (--worker-patience allows more).")
 
     def _check_places(self) -> None:
         """Say what workers wait for where Ray has nothing to give: others use it, or a machine was lost.
@@ -268,7 +272,7 @@ class RayExecutor(Generic[W]):
             ExecutionError: no worker is left, and Ray has nothing that one of them could have.
         """
         wanting = [slot for slot in self._slots if not slot.placed and slot.ending is None and not slot.retired]
-        late = [slot for slot in wanting if time.monotonic() - slot.started > _WORTH_SAYING]
+        late = [slot for slot in wanting if time.monotonic() - slot.started > _SAY_WAITING_AFTER]
         if all(slot.stuck for slot in late):
             return
         for slot in late:
@@ -286,14 +290,14 @@ class RayExecutor(Generic[W]):
             free,
         )
 
-    def _bury(self, slot: _Slot[W], waiting: list[Task[W]], reason: str) -> None:
+    def _enter_death(self, slot: _Slot[W], waiting: list[Task[W]], reason: str) -> None:
         task, place = slot.task, self._slots.index(slot)
         words = slot.end()
         reason = f"{reason} It last wrote: {words}" if words else reason
         logger.warning("A worker died %s: %s", f"of {task.name}" if task else "while it was opened", reason)
         if self._ledger.died(task, place, reason) and task is not None:
             waiting.append(task)
-        if self._ledger.retires(place):
+        if self._ledger.retire_if_dead(place):
             self._retired.add(place)
             logger.warning(
                 "%d workers died in a row in the same place (last on %s), which is not used any more: the run goes on "
@@ -313,8 +317,8 @@ class RayExecutor(Generic[W]):
                 continue
             if slot.ending():
                 self._slots[index] = _Slot(self._factory, self._resources, retired=index in self._retired)
-            elif time.monotonic() - slot.started > _LAST_BREATH:
-                raise ExecutionError(f"A killed worker did not end within {_LAST_BREATH:.0f} s; look for its process.")
+            elif time.monotonic() - slot.started > _KILL_TIMEOUT:
+                raise ExecutionError(f"A killed worker did not end within {_KILL_TIMEOUT:.0f} s; look for its process.")
 
 
 def _own(error: RayError) -> Exception:
@@ -323,6 +327,13 @@ def _own(error: RayError) -> Exception:
         cause: Exception = error.cause
         return cause
     return ExecutionError(f"A worker failed with an error or a result that cannot be sent: {error}")
+
+
+def _death(error: RayError) -> str:
+    """Return of what a worker has died, or must: what its work raised says so too. Nothing where only a call failed."""
+    if isinstance(error, RayTaskError):
+        return described(error.cause) if is_fault(error.cause) else ""
+    return _cause(error) if isinstance(error, _DEATHS) else ""
 
 
 def _cause(error: RayError) -> str:

@@ -1,7 +1,8 @@
 """How many probes to sample at once: the fewest with which a probe takes hardly longer than in the fastest batch.
 
 Fewer at once take less memory and let a race end sooner, so a larger batch must be worth it. One step tells the time,
-and not the memory: decoding a batch of images may need more. So the choice is tried in a whole run.
+and not the memory: decoding a batch of images may need more. So the choice is tried in a whole run. And the search will
+have less memory than the dense model alone: what it keeps beside that is taken away for the trial.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +19,17 @@ import torch
 from diff_es.calibration import first_step
 from diff_es.denoisers import dense_denoiser_of, on_device
 from diff_es.errors import InputError, is_out_of_memory
+from diff_es.fitness.memory import spare_bytes
 from diff_es.fitness.result import run
+from diff_es.fitness.trajectory import DEFAULT_REPLAY_BYTES
+from diff_es.routing import DEFAULT_CACHE_BYTES
+from diff_es.routing.sizes import dense_bytes
 
 if TYPE_CHECKING:
     from torch import nn
 
     from diff_es.denoisers import Call
+    from diff_es.routing import ModePlan
     from diff_es.sampling import ImageRequests, SamplerConfig
 
 _TIMES = 3
@@ -41,13 +48,15 @@ class BatchChoice:
     seconds_per_probe: dict[int, float]
 
 
-def choose_batch_size(pipe: Any, probes: ImageRequests, sampler: SamplerConfig) -> BatchChoice:
+def choose_batch_size(pipe: Any, probes: ImageRequests, sampler: SamplerConfig, occupied_bytes: int = 0) -> BatchChoice:
     """Time one step of the dense denoiser at batch sizes of 1, 2, 4, … and all probes; try the choice in a whole run.
 
     Args:
         pipe: The dense pipeline.
         probes: What schedules are scored on.
         sampler: Steps and guidance.
+        occupied_bytes: Device memory that the search takes beside the dense model, see `bytes_beside_dense`. Nothing on
+            a CPU, whose memory is no reason for a smaller batch.
 
     Raises:
         InputError: not even one probe fits into the device's memory.
@@ -63,8 +72,33 @@ def choose_batch_size(pipe: Any, probes: ImageRequests, sampler: SamplerConfig) 
         calls = [on_device(call, device) for call in first_step(pipe, batch(size), sampler)]
         return _seconds(denoiser, calls, device) / size
 
-    choice = best_of(_sizes(len(probes)), seconds)
-    return largest_that_runs(choice, lambda size: run(pipe, batch(size), sampler, device=None))
+    with _occupied(occupied_bytes, torch.device(pipe._execution_device)):
+        choice = best_of(_sizes(len(probes)), seconds)
+        return largest_that_runs(choice, lambda size: run(pipe, batch(size), sampler, device=None))
+
+
+def bytes_beside_dense(denoiser: nn.Module, plan: ModePlan) -> int:
+    """Return the device memory that a search takes, at most, beside the dense weights and the activations."""
+    thin = max(0, plan.weight_bytes[plan.mode] - dense_bytes(denoiser))
+    cached = spare_bytes(plan, DEFAULT_CACHE_BYTES) if plan.mode == "resident" else 0
+    return thin + cached + spare_bytes(plan, DEFAULT_REPLAY_BYTES)
+
+
+@contextmanager
+def _occupied(size: int, device: torch.device) -> Iterator[None]:
+    """Occupy so many bytes of a GPU while the context lasts."""
+    try:
+        held = torch.empty(0 if device.type == "cpu" else size, dtype=torch.uint8, device=device)
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"search.batch_size=auto: the {size / 2**30:.2f} GiB that the search keeps beside the dense model are not "
+            f"free ({error}); end what else uses the device, or give a batch size."
+        ) from error
+    try:
+        yield
+    finally:
+        del held
+        torch.cuda.empty_cache()
 
 
 def best_of(sizes: Iterator[int], seconds: Callable[[int], float], tolerance: float = 0.05) -> BatchChoice:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from diff_es.errors import UnsupportedModelError
 from diff_es.sampling import ImageRequests, SamplerConfig, at_decoding, sample
 
 if TYPE_CHECKING:
@@ -47,7 +48,11 @@ def run(
         sampler: Steps and guidance.
         decode: Whether images are wanted; without them the VAE does not run.
         device: Where the result is wanted; None leaves it where the pipeline made it.
+
+    Raises:
+        UnsupportedModelError: the pipeline has no VAE.
     """
+    check_decoder(pipe)
     captured: list[Tensor] = []
 
     def capture(latents: Tensor) -> None:
@@ -62,6 +67,19 @@ def run(
             pipe.maybe_free_model_hooks()
             images = None
     return Result(images, captured[0])
+
+
+def check_decoder(pipe: Any) -> None:
+    """Refuse a pipeline without the part that the final latents are taken from, before anything is computed.
+
+    Raises:
+        UnsupportedModelError: it has no VAE.
+    """
+    if getattr(pipe, "vae", None) is None:
+        raise UnsupportedModelError(
+            f"{type(pipe).__name__} has no VAE (pipe.vae), and what a search compares are its inputs and outputs: "
+            "choose a latent diffusion model."
+        )
 
 
 def _as_denoised(latents: Tensor, config: Any) -> Tensor:

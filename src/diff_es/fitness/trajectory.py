@@ -15,7 +15,7 @@ from diff_es.denoisers import check_plain_calls, check_uncompiled, dense_denoise
 from diff_es.errors import InputError
 from diff_es.fitness.prompts import PromptEncodings
 from diff_es.fitness.replay import CallCount, ReplayStore, replayed
-from diff_es.fitness.result import Result, run
+from diff_es.fitness.result import Result, check_decoder, run
 from diff_es.metrics import Metric, metrics
 from diff_es.routing import DEFAULT_CACHE_BYTES, Mode, Router, check_model, install_, remove_
 from diff_es.sampling import ImageRequests, SamplerConfig
@@ -72,12 +72,14 @@ class TrajectoryFitness:
 
         Raises:
             InputError: unknown metric or mode, or a sampler whose steps are not the plan's.
-            UnsupportedModelError: the bank belongs to another model, or the denoiser has a cache or is compiled.
+            UnsupportedModelError: the bank belongs to another model, the denoiser has a cache or is compiled, or the
+                pipeline has no VAE.
         """
         self.metric = metrics[metric] if isinstance(metric, str) else metric
         self.allocation = allocation
         self._pipe = pipe
         self._denoiser = dense_denoiser_of(pipe)
+        check_decoder(pipe)
         check_model(self._denoiser, source)
         check_plain_calls(self._denoiser, "The fitness")
         check_uncompiled(self._denoiser, "The fitness")

@@ -13,7 +13,7 @@ import torch
 
 from diff_es.artifacts import claim, list_files
 from diff_es.bank import Bank, BankInfo
-from diff_es.bank.bank import BLOCK_ORDER, FORMAT, STATISTICS, level_key, shard_name, write_manifest
+from diff_es.bank.bank import BLOCK_ORDER, FORMAT, STATISTICS, level_key, write_manifest
 from diff_es.calibration.store import tensor_names
 from diff_es.denoisers import Layer, dense_denoiser_of, fingerprint
 from diff_es.errors import InputError
@@ -22,7 +22,7 @@ from diff_es.pruning.cost import bank_seconds
 from diff_es.pruning.pruners import BankConfig, pruners, stack_order
 from diff_es.pruning.sizes import BankSizes, lost_to_rounding
 from diff_es.pruning.trajectory import LayerTrajectory
-from diff_es.tensors import Shard, stream_tensors
+from diff_es.tensors import Shard, shard_name, stream_tensors
 from diff_es.versions import versions
 
 if TYPE_CHECKING:

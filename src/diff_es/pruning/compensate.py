@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 
 from diff_es.pruning.hessian import centred_hessian, compensate_bias
-from diff_es.pruning.obs import ObsConfig, obs_trajectory
-from diff_es.pruning.obs_coupled import CoupledFamily, CoupledOutput, coupled_trajectory
+from diff_es.pruning.obs import ObsConfig, ObsFamily, ObsOutput, obs_trajectory
 from diff_es.pruning.trajectory import LayerTrajectory, merged_order
 
 if TYPE_CHECKING:
@@ -17,9 +16,6 @@ if TYPE_CHECKING:
 
     from diff_es.calibration.statistics import Moments
     from diff_es.denoisers import GroupFamily, Layer
-
-#: The order of every family, and for each level the weight of every output.
-_Solved: TypeAlias = "tuple[Sequence[Tensor], Sequence[Sequence[Tensor]]]"
 
 
 def compensate(  # noqa: PLR0913 (the settings of a bank that matter here)
@@ -42,22 +38,25 @@ def compensate(  # noqa: PLR0913 (the settings of a bank that matter here)
         moments: Of the inputs of each output projection.
         num_levels: H.
         damping: Added to each Hessian's diagonal, as a share of its mean.
-        intercept: Let the biases take part in the least squares.
+        intercept: Let the biases take part in the least squares, of the projections that have one.
     """
-    weights = [parameters[f"{path}.weight"].flatten(1) for path in layer.outputs]
-    own = [moments[path] for path in layer.outputs]
-    hessians = [_hessian(part, weight.device, intercept) for part, weight in zip(own, weights, strict=True)]
-    config = ObsConfig(damping=damping)
-    if layer.coupled:
-        orders, levels = _coupled(layer, weights, hessians, [part.rows for part in own], (num_levels, config))
-    else:
-        orders, levels = _single(layer, weights[0], hessians[0], (num_levels, config))
-    order = merged_order(layer, orders, num_levels)
+    rows = sum(moments[path].rows for path in layer.outputs)
+    linears = []
+    for path in layer.outputs:
+        weight = parameters[f"{path}.weight"].flatten(1)
+        hessian = _hessian(moments[path], weight.device, centred=intercept and f"{path}.bias" in parameters)
+        linears.append(ObsOutput(weight, hessian, moments[path].rows / rows))
+    families = [
+        ObsFamily(_columns(layer, family, linears[0].weight.device), family.removed(num_levels))
+        for family in layer.families
+    ]
+    solved = obs_trajectory(linears, families, config=ObsConfig(damping=damping), name=layer.name)
+    order = merged_order(layer, solved.orders, num_levels)
     removed = layer.removed(num_levels)
     outputs: dict[int, dict[str, Tensor]] = {}
     for level in range(1, num_levels + 1):
         outputs[level] = {}
-        for path, thin in zip(layer.outputs, levels[level], strict=True):
+        for path, thin in zip(layer.outputs, solved.levels[level], strict=True):
             dense, bias = parameters[f"{path}.weight"], parameters.get(f"{path}.bias")
             # A 1 × 1 convolution has two dimensions more.
             outputs[level][f"{path}.weight"] = thin.reshape(*thin.shape, *dense.shape[2:])
@@ -68,37 +67,10 @@ def compensate(  # noqa: PLR0913 (the settings of a bank that matter here)
     return LayerTrajectory(order, outputs)
 
 
-def _hessian(moments: Moments, device: torch.device, intercept: bool) -> Tensor:
+def _hessian(moments: Moments, device: torch.device, *, centred: bool) -> Tensor:
+    """The covariance where a bias carries the mean output, else the second moment: then the weights must carry it."""
     second = moments.second.to(device)
-    return centred_hessian(second, moments.mean) if intercept else second
-
-
-def _single(layer: Layer, weight: Tensor, hessian: Tensor, settings: tuple[int, ObsConfig]) -> _Solved:
-    """One family, one output."""
-    (family,) = layer.families
-    (span,) = family.columns
-    num_levels, config = settings
-    removals = family.removed(num_levels)
-    solved = obs_trajectory(weight, hessian, group_size=span.size, removals=removals, config=config, name=layer.name)
-    return (solved.order,), tuple((level.weight,) for level in solved.levels)
-
-
-def _coupled(
-    layer: Layer,
-    weights: Sequence[Tensor],
-    hessians: Sequence[Tensor],
-    rows: Sequence[float],
-    settings: tuple[int, ObsConfig],
-) -> _Solved:
-    num_levels, config = settings
-    parts = zip(weights, hessians, rows, strict=True)
-    outputs = [CoupledOutput(weight, hessian, own / sum(rows)) for weight, hessian, own in parts]
-    families = [
-        CoupledFamily(_columns(layer, family, weights[0].device), family.removed(num_levels))
-        for family in layer.families
-    ]
-    solved = coupled_trajectory(outputs, families, config=config, name=layer.name)
-    return solved.orders, solved.levels
+    return centred_hessian(second, moments.mean) if centred else second
 
 
 def _columns(layer: Layer, family: GroupFamily, device: torch.device) -> tuple[Tensor | None, ...]:

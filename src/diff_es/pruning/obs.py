@@ -5,6 +5,17 @@ For a linear layer with weight W and calibration inputs X, H = X X^T. Each step 
 After any number of removals the weight equals the least-squares solution on the kept columns K,
 `W H[:, K] H[K, K]^-1` with the damped H: the tests hold every level of every trajectory to this closed form.
 
+A group may feed several linears (in a joint attention a head feeds the output projections of image and text), and
+groups of different size may share one (in a parallel block the heads and the FFN channels). The loss is the summed
+squared error of all outputs o,
+
+    sum_o s_o tr(dW_o H_o dW_o^T),
+
+with H_o the mean second moment of the output's inputs and s_o their number. The outputs share no weights, so eq. 2-4
+hold for each; a removal is scored by the sum of their losses, and compensated in each. Groups of different size are
+not compared with each other: a level removes its share of every family (heads first), each family greedily, and all
+of them are compensated by whatever is left.
+
 Everything is decided in float64: in float32 the removal order drifts.
 """
 
@@ -12,18 +23,15 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 
 from diff_es.errors import InputError
-from diff_es.pruning.hessian import IndefiniteError, damped_inverse, dead_columns
-from diff_es.pruning.obs_channels import ChannelSolver
-from diff_es.pruning.obs_groups import GroupSolver
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+from diff_es.pruning.hessian import IndefiniteError
+from diff_es.pruning.obs_removal import OutputState, remover_of
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -58,17 +66,32 @@ class ObsConfig:
 
 
 @dataclass(frozen=True)
-class ObsLevel:
-    """A layer's weight at one level.
+class ObsOutput:
+    """One linear that groups feed.
 
     Attributes:
-        kept: Kept group indices, ascending, int64, (kept,), on the CPU.
-        weight: Compensated weight of the kept columns, float64, (rows, kept * group_size), on the Hessian's device.
-            Where nothing is removed (level 0) it is the very tensor that was given, in its own dtype.
+        weight: W, (rows, columns), any float dtype.
+        hessian: X X^T of its inputs, or any positive multiple of it, or `centred_hessian`; (columns, columns).
+            Symmetric up to rounding; the lower triangle counts. Of several outputs the mean over their inputs.
+        share: Its weight s_o in the loss, > 0; without a second output it changes nothing.
     """
 
-    kept: torch.Tensor
     weight: torch.Tensor
+    hessian: torch.Tensor
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class ObsFamily:
+    """Groups of one size.
+
+    Attributes:
+        columns: For each output the columns of every group, int64, (groups, group_size); None where they feed it not.
+        removals: Cumulative number of groups removed at each level: from 0, never falling, to all of them at most.
+    """
+
+    columns: tuple[torch.Tensor | None, ...]
+    removals: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -76,36 +99,28 @@ class ObsTrajectory:
     """The pruning trajectory of one layer: nested snapshots over its levels.
 
     Attributes:
-        order: Groups in the order they left, int64, (num_removed,), on the CPU.
-        levels: One snapshot per entry of `removals`.
+        orders: For each family its groups in the order they left, int64, (removed,), on the CPU.
+        levels: For each level the compensated weight of every output, float64, (rows, kept columns in their order), on
+            the Hessian's device. Where nothing is removed (level 0) it is the very tensor that was given.
         damping: The damping that was used, as a share of the mean diagonal.
     """
 
-    order: torch.Tensor
-    levels: tuple[ObsLevel, ...]
+    orders: tuple[torch.Tensor, ...]
+    levels: tuple[tuple[torch.Tensor, ...], ...]
     damping: float
 
 
-def obs_trajectory(  # noqa: PLR0913
-    weight: torch.Tensor,
-    hessian: torch.Tensor,
-    *,
-    group_size: int,
-    removals: Sequence[int],
-    config: ObsConfig,
-    name: str,
+def obs_trajectory(
+    outputs: Sequence[ObsOutput], families: Sequence[ObsFamily], *, config: ObsConfig, name: str
 ) -> ObsTrajectory:
-    """Greedy OBS removal order of a layer's groups, with the compensated weight at every level.
+    """Greedy OBS removal orders of a layer's groups, with the compensated weights at every level.
 
-    Runs on the Hessian's device (one with float64: CPU or CUDA). Inputs that were always zero cost nothing: they never
+    Runs on the Hessians' device (one with float64: CPU or CUDA). Inputs that were always zero cost nothing: they never
     count in a score, so groups made of them leave first, and while kept they keep their weight.
 
     Args:
-        weight: W, (rows, columns), any float dtype. Group g owns columns g * group_size … (g + 1) * group_size - 1.
-        hessian: X X^T of the layer's inputs, or any positive multiple of it, or `centred_hessian`; (columns, columns).
-            Symmetric up to rounding; the lower triangle counts.
-        group_size: Columns per group: the head dimension, or 1 for FFN channels.
-        removals: Cumulative number of groups removed at each level: from 0, never falling, to num_groups at most.
+        outputs: The linears.
+        families: The groups; those of one column that feed a single output are removed in blocks.
         config: Damping and block size.
         name: The layer's name, for messages.
 
@@ -113,15 +128,14 @@ def obs_trajectory(  # noqa: PLR0913
         The trajectory. Ties in score go to the lowest group index, so equal inputs give equal results.
 
     Raises:
-        InputError: If shapes or removals do not fit, a value is NaN or infinite, the Hessian is no second moment, or
+        InputError: If shapes or removals do not fit, a value is NaN or infinite, a Hessian is no second moment, or
             it stays singular up to `config.max_damping`.
     """
-    _check_shapes(weight, hessian, group_size, removals, name)
-    check_values(weight, hessian, name)
-    dense, moment = weight.detach(), hessian.detach()
-    return rising_damping(
-        lambda share: _solve(dense, moment, group_size, removals, (share, config.block_size)), config, name
-    )
+    for output in outputs:
+        _check_values(output, name)
+    for family in families:
+        _check_removals(family, name)
+    return rising_damping(lambda damping: _solve(outputs, families, damping, config.block_size), config, name)
 
 
 def rising_damping(solve: Callable[[float], T], config: ObsConfig, name: str) -> T:
@@ -145,66 +159,28 @@ def rising_damping(solve: Callable[[float], T], config: ObsConfig, name: str) ->
             damping = raised
 
 
-def group_columns(groups: torch.Tensor, group_size: int) -> torch.Tensor:
-    """Columns of the given groups: group g owns columns g * group_size … (g + 1) * group_size - 1.
-
-    Args:
-        groups: Group indices, int64, shape (n,).
-        group_size: Columns per group, at least 1.
-
-    Returns:
-        Column indices in the order of `groups`, int64, shape (n * group_size,).
-    """
-    offsets = torch.arange(group_size, device=groups.device)
-    return (groups[:, None] * group_size + offsets).flatten()
-
-
 def _solve(
-    weight: torch.Tensor, hessian: torch.Tensor, group_size: int, removals: Sequence[int], settings: tuple[float, int]
+    outputs: Sequence[ObsOutput], families: Sequence[ObsFamily], damping: float, block_size: int
 ) -> ObsTrajectory:
     """The trajectory with one damping; raises IndefiniteError where that is too small."""
-    damping, block_size = settings
-    dead = dead_columns(hessian)
-    dense = weight.to(hessian.device, torch.float64)
-    # A dead column has no cross terms, so zeroing it changes no other column and takes its damping out of the scores.
-    live = dense.masked_fill(dead, 0.0)
-    inverse = damped_inverse(hessian, damping)
-    solver: ChannelSolver | GroupSolver
-    solver = ChannelSolver(live, inverse, block_size) if group_size == 1 else GroupSolver(live, inverse, group_size)
-    levels: list[ObsLevel] = []
-    done = 0
-    for target in removals:
-        solver.remove(target - done)
-        done = target
-        if target == 0:
-            levels.append(ObsLevel(solver.kept().cpu(), weight))
-            continue
-        columns = group_columns(solver.kept(), group_size)
-        thin = torch.where(dead[columns], dense[:, columns], solver.weight())
-        levels.append(ObsLevel(solver.kept().cpu(), thin))
-    return ObsTrajectory(solver.order().cpu(), tuple(levels), damping)
+    states = [OutputState(output, families, index, damping, block_size) for index, output in enumerate(outputs)]
+    removers = [remover_of(family, states) for family in families]
+    levels = []
+    for level in range(len(families[0].removals)):
+        for family, remover in zip(families, removers, strict=True):
+            remover.remove(family.removals[level] - (family.removals[level - 1] if level else 0))
+        levels.append(tuple(state.weight() for state in states))
+    return ObsTrajectory(tuple(remover.order().cpu() for remover in removers), tuple(levels), damping)
 
 
-def _check_shapes(
-    weight: torch.Tensor, hessian: torch.Tensor, group_size: int, removals: Sequence[int], name: str
-) -> None:
+def _check_values(output: ObsOutput, name: str) -> None:
+    """Refuse weights and Hessians that are broken or no such thing."""
+    weight, hessian = output.weight, output.hessian
     if weight.ndim != 2 or hessian.shape != (weight.shape[1], weight.shape[1]):
         raise InputError(
             f"{name}: weight {tuple(weight.shape)} with hessian {tuple(hessian.shape)};"
             " give (rows, columns) and (columns, columns)"
         )
-    if group_size < 1 or weight.shape[1] % group_size:
-        raise InputError(f"{name}: group_size is {group_size}; give a divisor of the {weight.shape[1]} columns")
-    num_groups = weight.shape[1] // group_size
-    counts = list(removals)
-    if not counts or counts[0] != 0 or counts != sorted(counts) or counts[-1] > num_groups:
-        raise InputError(
-            f"{name}: removals is {counts}; give counts that start at 0, never fall and end at {num_groups} at most"
-        )
-
-
-def check_values(weight: torch.Tensor, hessian: torch.Tensor, name: str) -> None:
-    """Refuse weights and Hessians that are broken or no such thing."""
     for argument, tensor in (("weight", weight), ("hessian", hessian)):
         if not bool(torch.isfinite(tensor).all()):
             raise InputError(
@@ -218,3 +194,12 @@ def check_values(weight: torch.Tensor, hessian: torch.Tensor, name: str) -> None
     # A matrix product of X with itself is symmetric up to rounding; anything beyond float32 rounding is another matrix.
     if float((hessian - hessian.T).abs().max()) > 1e-4 * float(diagonal.max()):
         raise InputError(f"{name}: hessian is not symmetric; give X X^T with inputs as columns of X")
+
+
+def _check_removals(family: ObsFamily, name: str) -> None:
+    counts = list(family.removals)
+    most = max(len(columns) for columns in family.columns if columns is not None)
+    if not counts or counts[0] != 0 or counts != sorted(counts) or counts[-1] > most:
+        raise InputError(
+            f"{name}: removals is {counts}; give counts that start at 0, never fall and end at {most} at most"
+        )

@@ -1,4 +1,4 @@
-"""Greedy OBS for groups of one column (FFN channels), blocked.
+"""Greedy OBS on the columns of one linear: single ones (FFN channels) in blocks, groups (heads) one by one.
 
 The plain loop updates all of W and H^-1 after every removal: O(d^2) memory traffic for one column. Here the removals
 of a block stay a low-rank factor. With P = H^-1, column j removed, and
@@ -12,6 +12,9 @@ the stored S - U^T F, where the rows of F are the [u | v] of the block so far an
 - the score ||W_:j||^2 / P_jj of every column (eq. 3). P_jj falls by u_j^2, and ||W_:j||^2 changes by
   -2 u_j (W_:j . v - u_j ||v||^2 / 2), W before the removal: vector updates around one product of W with v;
 - row j of S, rebuilt from the stored one and F.
+
+A group M of several columns is a block of its own: with L L^T = P_MM the rows of F are L^-1 S_M:, and its score is the
+squared norm of their right part, L^-1 W_M^T. Groups are few: all are scored anew for each that is removed.
 
 At the end of a block S takes one matrix product, in place. Removed columns stay in S as ignored holes until enough of
 them have gathered: copying a smaller S after every block would cost more than it saves.
@@ -30,7 +33,7 @@ _COMPACT_BELOW = 0.85
 
 
 class ChannelSolver:
-    """Removes single columns from a weight, lowest score first, compensating the others.
+    """Removes columns from a weight, compensating the others: single ones by lowest score, groups as it is told.
 
     Args:
         weight: W, float64, (rows, columns). Not modified.
@@ -131,7 +134,7 @@ class ChannelSolver:
             overlap = weight_t.mv(v).addmv_(factor[: step + 1, :width].T, mix, alpha=-1)  # W_:j . v - u_j ||v||^2 / 2
             energy.addcmul_(u, overlap, value=-2).index_fill_(0, j, math.inf)
             pivots.addcmul_(u, u, value=-1).index_fill_(0, j, 1.0)
-        if bool((pivots <= 0).any()):
+        if not bool((pivots > 0).all()):  # NaN, where one below zero was chosen within the block
             raise IndefiniteError("the inverse Hessian is no longer positive definite")
         positions = torch.cat(chosen)
         self._removed.append(self._columns[positions])

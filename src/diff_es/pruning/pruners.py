@@ -11,7 +11,7 @@ import torch
 from diff_es.calibration.statistics import MOMENTS, WHOLE_RUN
 from diff_es.denoisers import spec_of
 from diff_es.errors import InputError
-from diff_es.pruning import layerdrop, magnitude, taylor, wanda
+from diff_es.pruning import taylor, wanda
 from diff_es.pruning.compensate import compensate
 from diff_es.pruning.ranking import ascending_order
 from diff_es.pruning.trajectory import LayerTrajectory, merged_order
@@ -37,7 +37,8 @@ class BankConfig:
             make a single pruned model for the whole run, "obs-diff" and "diff-pruning".
         num_levels: H. With H equal to the number of heads, every level removes one head.
         damping: OBS: added to the Hessian's diagonal, as a share of its mean.
-        intercept: OBS: let the bias of the output projection take part in the least squares. The paper does not.
+        intercept: OBS: let the bias of the output projection, where it has one, take part in the least squares. The
+            paper does not.
         width_multiple: Round the number of kept FFN channels up to a multiple of this at every level, which removes a
             little less: GPUs multiply matrices of round widths faster. "auto" is 8 on CUDA, elsewhere 1 (no rounding).
     """
@@ -135,50 +136,35 @@ def _compensated(
 
 def _wanda(layer: Layer, parameters: Parameters, statistics: LayerStatistics, config: BankConfig) -> LayerTrajectory:
     """Eq. 6-8 on the rows that produce the layer's groups."""
-    norms = statistics.input_norms
-    if norms is None:
+    if statistics.input_norms is None:
         raise InputError(f"{layer.name}: Wanda needs input norms; calibrate with {_collect('wanda')}.")
-
-    def heads(paths: list[str], weights: list[Tensor], count: int) -> Tensor:
-        return wanda.head_scores(weights, [norms[path] for path in paths], count)
-
-    def channels(path: str, weight: Tensor, count: int) -> Tensor:
-        return wanda.channel_scores(weight, norms[path], count)
-
-    return _ranked(layer, parameters, config, (heads, channels))
+    return _ranked(layer, parameters, config, statistics.input_norms)
 
 
 def _magnitude(layer: Layer, parameters: Parameters, _: LayerStatistics, config: BankConfig) -> LayerTrajectory:
     """Wanda's structure with all input norms 1."""
-
-    def heads(_: list[str], weights: list[Tensor], count: int) -> Tensor:
-        return magnitude.head_scores(weights, count)
-
-    def channels(_: str, weight: Tensor, count: int) -> Tensor:
-        return magnitude.channel_scores(weight, count)
-
-    return _ranked(layer, parameters, config, (heads, channels))
+    return _ranked(layer, parameters, config, None)
 
 
 def _ranked(
-    layer: Layer,
-    parameters: Parameters,
-    config: BankConfig,
-    scores: tuple[Callable[[list[str], list[Tensor], int], Tensor], Callable[[str, Tensor, int], Tensor]],
+    layer: Layer, parameters: Parameters, config: BankConfig, norms: Mapping[str, Tensor] | None
 ) -> LayerTrajectory:
     """Rank the groups of each family by the rows that produce them: heads over all their rows, channels by the mean."""
-    heads, channels = scores
     orders = []
     for family in layer.families:
+        every = torch.arange(family.count)
         spans = [span for span in family.rows if span.scored]
-        every, count = torch.arange(family.count), family.count
         weights = [parameters[f"{span.path}.weight"].flatten(1)[span.of(every)] for span in spans]
-        paths = [span.path for span in spans]
-        if family.kind == "head":
-            own = heads(paths, weights, count)
+        if norms is None:
+            known = [weight.new_ones(weight.shape[1]) for weight in weights]
         else:
-            own = torch.stack([channels(*pair, count) for pair in zip(paths, weights, strict=True)]).mean(dim=0)
-        orders.append(ascending_order(own))
+            known = [norms[span.path] for span in spans]
+        if family.kind == "head":
+            scores = wanda.head_scores(weights, known, family.count)
+        else:
+            each = [wanda.channel_scores(*pair) for pair in zip(weights, known, strict=True)]
+            scores = torch.stack(each).mean(dim=0)
+        orders.append(ascending_order(scores))
     return LayerTrajectory(merged_order(layer, orders, config.num_levels))
 
 
@@ -194,7 +180,7 @@ def _diff_pruning(layer: Layer, _: Parameters, statistics: LayerStatistics, conf
     for family in layer.families:
         every = torch.arange(family.count)
         owned = [known[span.path][span.of(every)] for span in (*family.rows, *family.columns)]
-        orders.append(taylor.removal_order(taylor.group_importance(owned, family.count)))
+        orders.append(ascending_order(taylor.group_importance(owned, family.count)))
     return LayerTrajectory(merged_order(layer, orders, config.num_levels))
 
 
@@ -211,12 +197,12 @@ pruners.register("obs-diff", Pruner(("step_weighted_moment",), trajectory=_obs_d
 
 
 def stack_order(similarities: list[float | None]) -> Tensor:
-    """Order in which blocks leave, from their calibrated similarities (eq. 5).
+    """Order in which blocks leave: those that change their input least, of the largest mean similarity (eq. 5), first.
 
     Raises:
-        InputError: a block was not calibrated.
+        InputError: a block was not calibrated, or a similarity is NaN or infinite.
     """
     known = [value for value in similarities if value is not None]
     if len(known) != len(similarities):
         raise InputError("LayerDrop needs block similarities; calibrate with collect=('similarity',).")
-    return layerdrop.removal_order(torch.tensor(known, dtype=torch.float64))
+    return ascending_order(-torch.tensor(known, dtype=torch.float64))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from diff_es.schedule import groups_removed
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from diff_es.denoisers import Layer
 
@@ -56,17 +56,9 @@ class BankSizes:
 
     def _outputs(self, layer: Layer, level: int) -> Iterator[int]:
         """Each output projection at a level, and its bias where that moves."""
+        _, columns = layer.lost([family.removed(self.num_levels)[level] for family in layer.families])
         for path in layer.outputs:
-            weight = self._weight(path)
-            gone = sum(
-                span.size * family.removed(self.num_levels)[level]
-                for family in layer.families
-                for span in family.columns
-                if span.path == path
-            )
-            yield (weight.shape[1] - gone) * weight[:, :1].numel() * weight.element_size()
+            weight = self.denoiser.get_parameter(f"{path}.weight")
+            yield (weight.shape[1] - columns[path]) * weight[:, :1].numel() * weight.element_size()
             if self.intercept and getattr(self.denoiser.get_submodule(path), "bias", None) is not None:
                 yield weight.shape[0] * weight.element_size()
-
-    def _weight(self, path: str) -> Tensor:
-        return self.denoiser.get_parameter(f"{path}.weight")

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from diff_es.errors import InputError
-from diff_es.pruning.ranking import ascending_order
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,21 +32,6 @@ def group_importance(owned: Sequence[torch.Tensor], num_groups: int) -> torch.Te
         InputError: If a length is no multiple of the number of groups.
     """
     return torch.stack([_grouped(vector, num_groups) for vector in owned]).sum(dim=0)
-
-
-def removal_order(importance: torch.Tensor) -> torch.Tensor:
-    """Order in which groups leave: least important first, ties by lowest index.
-
-    Args:
-        importance: One value per group, shape (num_groups,).
-
-    Returns:
-        Group indices, int64, shape (num_groups,), on the CPU.
-
-    Raises:
-        InputError: If a value is NaN or infinite.
-    """
-    return ascending_order(importance)
 
 
 def _grouped(vector: torch.Tensor, num_groups: int) -> torch.Tensor:

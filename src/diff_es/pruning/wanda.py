@@ -1,7 +1,8 @@
 """Structural Wanda (Appendix D of arXiv 2603.05105, eq. 6-8): weight magnitude times input norm, no compensation.
 
 A group is scored by the *rows* that produce it: a head by its rows of q, k and v, an FFN channel by its row of the
-first linear. The element-wise score is `S_ij = |W_ij| * ||X_:,j||` (eq. 6). The lowest score goes first.
+first linear. The element-wise score is `S_ij = |W_ij| * ||X_:,j||` (eq. 6). The lowest score goes first. With norms of
+1 this is magnitude pruning, which needs no calibration.
 """
 
 from __future__ import annotations
@@ -39,14 +40,12 @@ def head_scores(weights: Sequence[torch.Tensor], input_norms: Sequence[torch.Ten
     return torch.cat(rows, dim=1).mean(dim=1)  # (num_heads, rows of one head in q, k and v) -> (num_heads,)
 
 
-def channel_scores(weight: torch.Tensor, input_norms: torch.Tensor, num_channels: int) -> torch.Tensor:
+def channel_scores(weight: torch.Tensor, input_norms: torch.Tensor) -> torch.Tensor:
     """Score of every FFN channel (eq. 8): the mean over j of `|W_cj| * ||X_:,j||` in its row of the first linear.
 
     Args:
-        weight: First linear, (num_channels, inputs), or (2 * num_channels, inputs) for a gated unit such as GEGLU:
-            there channel c owns the rows c and num_channels + c, whose scores are averaged.
+        weight: First linear, or one half of a gated one, (num_channels, inputs).
         input_norms: `||X_:,j||` over all calibration tokens, (inputs,), >= 0.
-        num_channels: Number of channels, at least 1.
 
     Returns:
         Scores, float64, shape (num_channels,).
@@ -54,12 +53,7 @@ def channel_scores(weight: torch.Tensor, input_norms: torch.Tensor, num_channels
     Raises:
         InputError: If shapes do not fit together.
     """
-    if weight.shape[0] not in (num_channels, 2 * num_channels):
-        raise InputError(
-            f"weight has {weight.shape[0]} rows for num_channels = {num_channels}; give that many or twice"
-        )
-    rows = _row_scores(weight, input_norms) / weight.shape[1]
-    return rows.view(-1, num_channels).mean(dim=0)  # (halves, num_channels) -> (num_channels,)
+    return _row_scores(weight, input_norms) / weight.shape[1]
 
 
 def _row_scores(weight: torch.Tensor, input_norms: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 def headline(evaluation: Evaluation) -> str:
     """One sentence on the best schedule: what it keeps, what it saves, how fast it was measured, where it is slower."""
-    pruned = [schedule for schedule in evaluation.schedules if not schedule.is_dense]
+    # A row under a cache may be unpruned: all its levels are 0.
+    pruned = [schedule for schedule in evaluation.schedules if any(schedule.levels or ())]
     if not pruned:
         return "No schedule was evaluated, only the dense model."
     metric = main_metric(evaluation)

@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from diff_es.report.table_content import TableColumn
-
 _FIDELITY = (
     "SSIM, PSNR and latent distances say how near a schedule stays to the dense model, not how good its images are."
 )
@@ -73,17 +71,6 @@ def metric_name(metric: str) -> MetricName:
 def metric_notes(metrics: tuple[str, ...]) -> tuple[str, ...]:
     """Return what a reader must know about these metrics, each remark once."""
     return tuple(dict.fromkeys(note for metric in metrics if (note := metric_name(metric).note)))
-
-
-def metric_column(metric: str, paper_title: str = "") -> TableColumn:
-    """Return the column of a table for a metric, keyed by its name.
-
-    Args:
-        metric: Its name in an evaluation.
-        paper_title: What the paper's numbers in this column are ("FID, 50,000 images").
-    """
-    name = metric_name(metric)
-    return TableColumn(metric, name.title, name.higher_is_better, name.form, name.unit, paper_title)
 
 
 def three_digits(*values: float) -> str:

@@ -13,7 +13,6 @@ from diff_es.report.metric_names import metric_name, number
 
 if TYPE_CHECKING:
     from diff_es.evaluation import Evaluation, LatencyRecord, ScheduleEvaluation
-    from diff_es.evaluation.memory import MemoryRecord
     from diff_es.evaluation.records import Measurement
 
 
@@ -50,8 +49,6 @@ def cost_grid(evaluation: Evaluation) -> Grid:
     at = main_latency(evaluation)
     if at is not None:
         columns += _latency_columns(evaluation, at)
-    if any(schedule.cost.memory for schedule in evaluation.schedules):
-        columns += _memory_columns()
     return _grid("Cost", evaluation, tuple(columns))
 
 
@@ -182,26 +179,6 @@ def _latency_columns(evaluation: Evaluation, at: Timed) -> tuple[_Column, ...]:
             lambda s: (describe_speedup(ratio(s)),) if slower(s) else (),
             slower,
         ),
-    )
-
-
-def _memory_columns() -> tuple[_Column, ...]:
-    """Loading and peak, where they were measured."""
-
-    def column(title: str, bytes_of: Callable[[MemoryRecord], int]) -> _Column:
-        def value(schedule: ScheduleEvaluation) -> float | None:
-            return None if schedule.cost.memory is None else bytes_of(schedule.cost.memory)
-
-        def text(schedule: ScheduleEvaluation) -> str:
-            known = value(schedule)
-            return number(None if known is None else known / 2**20, ",.0f", "MiB")
-
-        return _Column(title, False, value, text)
-
-    return (
-        column("Memory, loading", lambda record: record.loading_bytes),
-        column("Memory, live tensors", lambda record: record.tensor_bytes),
-        column("Memory, peak", lambda record: record.peak_bytes),
     )
 
 

@@ -262,11 +262,6 @@ class TableReport:
             raise InputError(f"TableReport.rows of one group must follow each other, got {groups}.")
         check_history("TableReport.history", self.history)
 
-    @property
-    def unexamined(self) -> tuple[Claim, ...]:
-        """Claims that do not hold and lack a paragraph that says why."""
-        return tuple(claim for claim in self.claims if claim.verdict == "does not hold" and not claim.examination)
-
 
 def check_interval(name: str, interval: Interval | None) -> None:
     """Refuse an interval whose ends are swapped; NaN ends may be there.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from diff_es.reproduce.result import RowResult
     from diff_es.reproduce.table import Claim
 
-_LATENCY = "latency, batch "
+LATENCY = "latency, batch "
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -89,7 +89,7 @@ def judge_claim(
 
 def timed(claim: ClaimResult) -> bool:
     """Whether the interval of a claim comes from the spread of timed runs, not from a bootstrap."""
-    return claim.metric.startswith(_LATENCY)
+    return claim.metric.startswith(LATENCY)
 
 
 def cost_claim(claim: Claim, result: Mapping[str, RowResult], memory: Mapping[str, MemoryRecord]) -> ClaimResult | None:
@@ -99,8 +99,8 @@ def cost_claim(claim: Claim, result: Mapping[str, RowResult], memory: Mapping[st
     of the other to the reverse. MACs, times of searches and bytes of tensors have none.
     """
     spread = None
-    if claim.metric.startswith(_LATENCY):
-        size = int(claim.metric.removeprefix(_LATENCY))
+    if claim.metric.startswith(LATENCY):
+        size = int(claim.metric.removeprefix(LATENCY))
         fast, slow = (result[name].cost.latency_of(size) for name in (claim.better, claim.worse))
         ours = (fast.median_ms, slow.median_ms)
         spread = (slow.p10_ms - fast.p90_ms, slow.p90_ms - fast.p10_ms)

@@ -6,9 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter
+
 from diff_es.artifacts import held, read_record, write_record
 from diff_es.evaluation import (
+    DENSE,
     Cost,
+    Environment,
     Measurement,
     MemoryRecord,
     Protocol,
@@ -21,7 +25,8 @@ from diff_es.evaluation.quality import AGREEMENT, bounds_of
 from diff_es.evaluation.records import Samples
 from diff_es.reproduce.claims import cost_claim, examined, judge_claim, pooled
 from diff_es.reproduce.result import ClaimResult, RowResult, TableResult
-from diff_es.run.measure import DENSE, Contestant
+from diff_es.run.measure import Contestant
+from diff_es.schedule import PruningSchedule
 
 if TYPE_CHECKING:
     from diff_es.evaluation import Judge
@@ -34,6 +39,8 @@ if TYPE_CHECKING:
 _OWN = {"SSIM": "ssim", "MSE": "latent_mse"}
 #: Timed runs of every row at every batch size.
 _REPEATS = 20
+#: Images that are generated while memory is measured.
+_MEMORY_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,8 @@ def make(table: Table, scale: Scale, workspace: Workspace, command: str) -> Tabl
         for row in table.rows
     )
     dense = workspace.dense_quality(every[0])
-    costs = _costs(table, made, workspace)
+    measured = _costs(table, made, workspace)
+    costs = measured.costs
     rows = (
         _dense_row(table, every[0], dense, costs[DENSE], workspace),
         *(_row(own, costs[own.row.name], workspace) for own in made),
@@ -82,7 +90,7 @@ def make(table: Table, scale: Scale, workspace: Workspace, command: str) -> Tabl
         claims=_claims(table, made, rows, memory, workspace.judge),
         memory=memory,
         protocol=_protocol(scale, every[0], workspace),
-        environment=environment(workspace.bench(every[0]).device),
+        environment=measured.environment,
         command=command,
     )
 
@@ -119,13 +127,26 @@ def _over_searches(own: Measurement, qualities: Sequence[Quality], judge: Judge 
     return replace(own, value=together.value, interval=together.interval(bounds_of(own.metric, judge)))
 
 
-def _costs(table: Table, made: Sequence[Made], workspace: Workspace) -> dict[str, Cost]:
+def _costs(table: Table, made: Sequence[Made], workspace: Workspace) -> _Costs:
     """Measure what the first schedule of each row costs; times alternate, so they are taken together or not at all."""
-    path = workspace.folder / "costs" / f"{table.name}.json"
+    settings = {
+        "rows": {own.row.name: _pruned(own.recipes[0], workspace) for own in made},
+        "latency": table.latency,
+        "scopes": table.scopes,
+        "repeats": _REPEATS,
+    }
+    device = workspace.bench(made[0].recipes[0]).device
+    path = workspace.costs_file(table.name, settings, device)
     with held(path.with_suffix(".lock"), wait=True):
         if not path.exists():
-            write_record(path, _Costs(_measured_costs(table, made, workspace)))
-    return read_record(path, _Costs).costs
+            write_record(path, _Costs(_measured_costs(table, made, workspace), environment(device)))
+    return read_record(path, _Costs)
+
+
+def _pruned(recipe: Recipe, workspace: Workspace) -> list[Any]:
+    """What the cost of a recipe's schedule depends on: its search and its cache by their folder, and what was found."""
+    schedule = TypeAdapter(PruningSchedule).dump_python(workspace.schedule(recipe), mode="json")
+    return [workspace.image_folder(recipe).relative_to(workspace.folder).as_posix(), schedule]
 
 
 def _measured_costs(table: Table, made: Sequence[Made], workspace: Workspace) -> dict[str, Cost]:
@@ -158,38 +179,41 @@ def _costs_alike(table: Table, made: Sequence[Made], workspace: Workspace, laten
 
 @dataclass(frozen=True)
 class _Costs:
-    """Row → cost, as it is kept between runs."""
+    """Row → cost, as it is kept between runs, and where it was measured."""
 
     costs: dict[str, Cost]
+    environment: Environment
 
 
 @dataclass(frozen=True)
 class _Memory:
-    """Setting → memory, as it is kept between runs."""
+    """Setting → memory, as it is kept between runs, and where it was measured."""
 
     memory: dict[str, MemoryRecord]
+    environment: Environment
 
 
 def _memory(table: Table, recipes: Mapping[str, Sequence[Recipe]], workspace: Workspace) -> dict[str, MemoryRecord]:
     """Measure the memory of the row that the table names, in every setting."""
     if not table.memory:
         return {}
-    path = workspace.folder / "costs" / f"{table.name}-memory.json"
+    recipe = recipes[table.memory][0]
+    session = workspace.session(recipe)
+    settings = {"row": _pruned(recipe, workspace), "batch_size": _MEMORY_BATCH}
+    path = workspace.costs_file(f"{table.name}-memory", settings, session.device)
     with held(path.with_suffix(".lock"), wait=True):
         if not path.exists():
-            recipe = recipes[table.memory][0]
-            session = workspace.session(recipe)
             found: dict[Any, MemoryRecord] = dict(
                 compare_memory(
                     recipe.model,
                     session.stock / "bank",
                     workspace.schedule(recipe),
-                    batch_size=8,
+                    _MEMORY_BATCH,
                     sampler=session.sampler,
                     device=str(session.device),
                 )
             )
-            write_record(path, _Memory(found))
+            write_record(path, _Memory(found, environment(session.device)))
     return read_record(path, _Memory).memory
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from diff_es.evaluation import speedup
+from diff_es.evaluation import DENSE, speedup
 from diff_es.report import Plot, PlotPoint, Series
+from diff_es.reproduce.claims import LATENCY
 from diff_es.reproduce.columns import columns
-from diff_es.run.measure import DENSE
 
 if TYPE_CHECKING:
     from diff_es.evaluation import Scope
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 #: Columns that are drawn: the one that stands for FID, and what small searches maximise.
 _PAPER, _OWN = "FID", "ssim"
-_LATENCY = "latency, batch "
 
 
 def plots(result: TableResult) -> tuple[Plot, ...]:
@@ -69,10 +68,10 @@ def _speedup(result: TableResult, row: RowResult, sizes: list[int], scope: Scope
 def _paper_speedups(result: TableResult) -> tuple[Series, ...]:
     points = []
     for claim in result.claims:
-        if claim.paper is not None and claim.metric.startswith(_LATENCY):
+        if claim.paper is not None and claim.metric.startswith(LATENCY):
             better, worse = claim.paper
             ratio = better / worse if claim.better == DENSE else worse / better
-            points.append(PlotPoint(int(claim.metric.removeprefix(_LATENCY)), ratio))
+            points.append(PlotPoint(int(claim.metric.removeprefix(LATENCY)), ratio))
     return (Series("the paper, DiT-XL/2 on an L40S", tuple(points), from_paper=True),) if points else ()
 
 

@@ -116,7 +116,7 @@ class TableResult:
         claims: The paper's claims.
         memory: Setting → memory of the row that the table names; empty where it names none.
         protocol: How it was measured.
-        environment: Where it was measured.
+        environment: Where costs and times were measured.
         command: The command line.
         format: Version of this record.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from diff_es.evaluation import DENSE
 from diff_es.report import (
     Claim,
     Provenance,
@@ -15,7 +16,6 @@ from diff_es.report import (
 from diff_es.reproduce.claims import timed
 from diff_es.reproduce.columns import PERCENTILES, columns
 from diff_es.reproduce.plots import plots
-from diff_es.run.measure import DENSE
 from diff_es.run.show import fitness_points, gallery, licences
 
 if TYPE_CHECKING:

@@ -9,23 +9,26 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diff_es.artifacts import held, read_record, write_record
-from diff_es.evaluation import Judge, Quality, StoredSamples
+from diff_es.evaluation import DENSE, Judge, Quality, StoredSamples
 from diff_es.evaluation.caches import Cache, cache_for
+from diff_es.evaluation.environment import device_name
 from diff_es.pipelines import load_pipeline
 from diff_es.progress import track
 from diff_es.reproduce.result import Effort
 from diff_es.run import Session
-from diff_es.run.measure import DENSE, Bench, Contestant
+from diff_es.run.measure import Bench, Contestant
 from diff_es.search.journal import read_entries
 
 if TYPE_CHECKING:
+    import torch
+
     from diff_es.recipe import Recipe
     from diff_es.schedule import PruningSchedule
 
@@ -150,6 +153,11 @@ class Workspace:
         """Where the images of the recipe's schedule lie; caches leave the search as it is."""
         cache = _cache(recipe)
         return self.search_folder(recipe) / ("images" if cache is None else f"images, {cache}")
+
+    def costs_file(self, name: str, settings: Mapping[str, Any], device: torch.device) -> Path:
+        """Where what was measured is kept, by everything that it depends on but the versions of the libraries."""
+        known = _digest({"settings": settings, "device": device_name(device)})
+        return self.folder / "costs" / f"{name}-{known}.json"
 
     def _search(self, recipe: Recipe) -> bool:
         """Build the bank and run the search; False where another process is at it."""

@@ -19,6 +19,7 @@ from diff_es.denoisers.accelerators import (
     hooks_of,
     stateful_hooks,
 )
+from diff_es.denoisers.state import check_attention
 from diff_es.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -61,19 +62,30 @@ class Accelerators:
         self._denoiser = denoiser
         self._depth = depth
         self._modules: tuple[nn.Module, ...] = tuple(denoiser.modules())
+        self._attention = tuple((name, own) for name, own in denoiser.named_modules() if hasattr(own, "processor"))
+        self._hooked = True
         self._offloaded_before = {module for module in self._modules if any(map(group_of, hooks_of(module)))}
         self._blocks = tuple(_Block.of(denoiser, block, layers) for block in spec.blocks(denoiser))
 
-    def begin_stage_(self, schedule: PruningSchedule) -> None:
+    def begin_stage_(self, schedule: PruningSchedule, *, first: bool) -> None:
         """Let diffusers' caches forget what they computed with the weights of the stage before.
+
+        Args:
+            schedule: What is run.
+            first: Whether a denoising run begins. Only then are all modules asked for hooks, which takes longer than a
+                stage switch.
 
         Raises:
             UnsupportedModelError: see `check`; the denoiser is compiled, and some stages would not be; or LoRA weights
-                were loaded into it.
+                or an IP-Adapter were loaded into it, or q, k and v fused.
         """
         _check_adapters(self._denoiser)
+        for name, module in self._attention:
+            check_attention(name, module)
         self._check_compiled(schedule)
-        if not any("_diffusers_hook" in vars(module) for module in self._modules):
+        if first:
+            self._hooked = any("_diffusers_hook" in vars(module) for module in self._modules)
+        if not self._hooked:
             return
         self.check()
         for module, hook in stateful_hooks(self._modules):

@@ -7,9 +7,10 @@ PyTorch, which CPU offload in either order leaves alone, and which stays outside
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
@@ -101,7 +102,9 @@ class Router:
         """
         stage = self.source.plan.stage_at(self.spec.timestep(self.denoiser, args, kwargs))
         if stage != self._begun:
-            self._accelerators.begin_stage_(self._planned())
+            # Timesteps fall, and stages with them: one that is noisier than the last is of another run.
+            first = self._begun is None or stage > self._begun
+            self._accelerators.begin_stage_(self._planned(), first=first)
             self._begun = stage
         if stage != self.stage:
             self.point_at(stage)
@@ -152,9 +155,17 @@ class Router:
             )
         return self._schedule
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Router:
         """A copy enters its first stage anew."""
-        return {**self.__dict__, "stage": None, "_begun": None}
+        twin = memo[id(self)] = Router.__new__(Router)
+        vars(twin).update(copy.deepcopy({**vars(self), "stage": None, "_begun": None}, memo))
+        return twin
+
+    def __reduce__(self) -> NoReturn:
+        raise UnsupportedModelError(
+            "A routed denoiser cannot be pickled: share the artefact that diff_es.save writes, and load it there; or "
+            "call remove_(pipe) first."
+        )
 
 
 def check_schedule(source: ThinSource, schedule: PruningSchedule) -> None:

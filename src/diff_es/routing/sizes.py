@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from diff_es.denoisers import spec_of
@@ -44,13 +43,9 @@ def layer_bytes(denoiser: nn.Module, layer: Layer, kept: Tensor | None) -> int:
 
     Biases of output projections count as if every level had its own. A dropped block has no weights of its own.
     """
-    split = layer.split(kept) if kept is not None else None
-    gone = [own.count - len(split[i]) if split is not None else 0 for i, own in enumerate(layer.families)]
-    rows, columns = Counter[str](), Counter[str]()
-    for own, count in zip(layer.families, gone, strict=True):
-        for lost, spans in ((rows, own.rows), (columns, own.columns)):
-            for span in spans:
-                lost[span.path] += span.size * count
+    counts = [family.count for family in layer.families]
+    left = counts if kept is None else [len(groups) for groups in layer.split(kept)]
+    rows, columns = layer.lost([count - own for count, own in zip(counts, left, strict=True)])
     inputs = sum(_module_bytes(denoiser, path, 0, rows[path]) for path in layer.inputs)
     return inputs + sum(_module_bytes(denoiser, path, 1, columns[path]) for path in layer.outputs)
 

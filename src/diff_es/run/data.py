@@ -21,7 +21,7 @@ from diff_es.calibration import (
 )
 from diff_es.denoisers import Fingerprint, fingerprint
 from diff_es.errors import InputError
-from diff_es.evaluation import stored
+from diff_es.evaluation import CHUNK, stored
 from diff_es.images import CaptionedImages, KnownImages, LabelledImages
 from diff_es.pipelines import image_size
 from diff_es.sampling import ImageRequests, PromptRequests, Requests, takes_labels
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 FASHION = "zoo:fashion"
 _HUB = "hf:"
 #: Images per file of stored latents.
-_CHUNK = 64
 
 
 def check_data(section: CalibrationSection, pipe: Any) -> None:
@@ -136,10 +135,8 @@ def stored_latents(pipe: Any, images: KnownImages, folder: Path, batch_size: int
         return {"latents": encode_batch(pipe, images.images[list(batch.seeds)])}
 
     settings = _LatentSettings(_digest(images), fingerprint(pipe.vae), requests)
-    size = min(batch_size, _CHUNK)
-    samples = stored(
-        folder, requests, produce, settings=settings, chunk=_CHUNK, batch_size=size, description="Encoding images"
-    )
+    size = min(batch_size, CHUNK)
+    samples = stored(folder, requests, produce, settings=settings, batch_size=size, description="Encoding images")
     return samples.tensor("latents"), requests
 
 

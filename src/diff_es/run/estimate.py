@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from diff_es.calibration.passes import Forecast, forecast
 from diff_es.denoisers import denoiser_of, spec_of
+from diff_es.evaluation import CHUNK
 from diff_es.fitness import run
 from diff_es.pipelines import latent_shape
 from diff_es.pruning import pruners
 from diff_es.pruning.cost import bank_seconds
 from diff_es.pruning.sizes import lost_to_rounding
 from diff_es.run.footprint import ENTRY, footprint
-from diff_es.run.measure import CHUNK
 from diff_es.sampling import any_requests
 
 if TYPE_CHECKING:

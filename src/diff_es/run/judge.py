@@ -6,17 +6,13 @@ result yet.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import TypeAdapter
-
 from diff_es.artifacts import MANIFEST, SETTINGS, claim, read_record, sha256, write_record
 from diff_es.bank import Pruned
-from diff_es.denoisers import Fingerprint, any_denoiser_of, fingerprint
 from diff_es.errors import InputError
 from diff_es.evaluation import Environment, Measurement, Protocol, Samples, environment, stored
 from diff_es.evaluation.clip import DEFAULT_MODEL
@@ -27,7 +23,8 @@ from diff_es.evaluation.quality import Measured
 from diff_es.pipelines import image_size, load_pipeline, resolve_device
 from diff_es.routing import load
 from diff_es.run.base import load_base
-from diff_es.sampling import ImageRequests, PromptRequests, Requests, SamplerConfig, class_labels, takes_labels
+from diff_es.run.image_settings import ImageSettings, image_settings
+from diff_es.sampling import ImageRequests, SamplerConfig, class_labels, takes_labels
 from diff_es.schedule import Levels
 
 if TYPE_CHECKING:
@@ -35,8 +32,6 @@ if TYPE_CHECKING:
 
 QUALITY = "quality.json"
 IMAGES = "images"
-#: Images per file.
-_CHUNK = 64
 _DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -107,22 +102,6 @@ class QualityRecord:
     format: Literal[1] = 1
 
 
-@dataclass(frozen=True)
-class ImageSettings:
-    """What generated images depend on; a folder of other images is refused."""
-
-    fingerprint: Fingerprint
-    artefact: str
-    scheduler: str
-    sampler: SamplerConfig
-    requests: Requests | PromptRequests
-
-    @property
-    def digest(self) -> str:
-        """Return the sha256 of all of it."""
-        return hashlib.sha256(TypeAdapter(ImageSettings).dump_json(self)).hexdigest()
-
-
 @dataclass(frozen=True, eq=False)
 class _Model:
     """What is judged, ready to run."""
@@ -174,7 +153,7 @@ def judge(target: str, output: Path, config: JudgeConfig) -> QualityRecord:
         return known
     measure = opened.prepare()
     produce, size = producer(model.pipe, model.sampler), config.batch_size
-    samples = stored(folder, requests, produce, settings=model.settings, chunk=_CHUNK, batch_size=size)
+    samples = stored(folder, requests, produce, settings=model.settings, batch_size=size)
     shared = Measured(Samples(count, first_seed), model.sampler, str(device))
     scheduler = type(model.pipe.scheduler).__name__
     described = Protocol(title, model.name, scheduler, model.sampler, protocol.text)
@@ -216,7 +195,7 @@ def _load(target: str, config: JudgeConfig, protocol: NamedProtocol, requests: I
     assert config.steps is not None and config.guidance_scale is not None  # _check_target
     pipe = load_pipeline(target, config.dtype or _DTYPES[0], config.device)
     sampler = SamplerConfig(config.steps, config.guidance_scale)
-    settings = _settings(pipe, "", sampler, protocol.asked_of(pipe, requests))
+    settings = image_settings(pipe, sampler, protocol.asked_of(pipe, requests))
     return _Model(pipe, target, sampler, None, settings)
 
 
@@ -229,16 +208,10 @@ def _load_artefact(folder: Path, config: JudgeConfig, protocol: NamedProtocol, r
         info.sampler.arguments,
     )
     pipe = load_base(info, config.model, config.device)
-    settings = _settings(pipe, sha256(folder / MANIFEST), sampler, protocol.asked_of(pipe, requests))
+    weights = (sha256(folder / MANIFEST),)
+    settings = image_settings(pipe, sampler, protocol.asked_of(pipe, requests), weights=weights)
     load(folder, pipe, sampler=sampler)
     return _Model(pipe, name, sampler, info.schedule.levels, settings)
-
-
-def _settings(pipe: Any, artefact: str, sampler: SamplerConfig, requests: ImageRequests) -> ImageSettings:
-    """Describe the images; the pipeline is dense still."""
-    scheduler = hashlib.sha256(pipe.scheduler.to_json_string().encode()).hexdigest()
-    name = f"{type(pipe.scheduler).__name__} {scheduler}"
-    return ImageSettings(fingerprint(any_denoiser_of(pipe)[1]), artefact, name, sampler, requests)
 
 
 def _check_fit(protocol: NamedProtocol, pipe: Any) -> None:

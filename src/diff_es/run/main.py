@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diff_es.artifacts import is_leftover, locked, remove_leftovers, write_bytes
+from diff_es.artifacts import differences, is_leftover, locked, remove_leftovers, write_bytes
 from diff_es.bank import Pruned
 from diff_es.baselines import three_stage
 from diff_es.errors import ArtifactError, InputError
-from diff_es.evaluation import Evaluation
+from diff_es.evaluation import DENSE, Evaluation
 from diff_es.execution import LocalExecutor, RayWorkers
 from diff_es.recipe import Recipe
 from diff_es.report import write_report
 from diff_es.run.judges import known_judge
-from diff_es.run.measure import DENSE, Bench, Contestant, evaluate, evaluation_samples
+from diff_es.run.measure import Bench, Contestant, evaluate, evaluation_samples
 from diff_es.run.session import Session
 from diff_es.run.show import report_content
 from diff_es.run.workers import OpenSession, SessionWorker
@@ -154,27 +154,16 @@ def _check_folder(recipe: Recipe, folder: Path, *, resume: bool) -> None:
     if path.exists():
         if not resume:
             raise InputError(f"output={folder} holds a run already; go on with it by --resume, or choose another.")
-        there, here = (dict(_flat(version.model_dump(mode="json"))) for version in (Recipe.read(path), recipe))
-        keys = [key for key in {**there, **here} if here.get(key) != there.get(key)]
-        differences = [f"{key} is {there.get(key)!r} there, {here.get(key)!r} here" for key in keys]
-        if differences:
+        others = differences(*(version.model_dump(mode="json") for version in (Recipe.read(path), recipe)))
+        if others:
             raise InputError(
-                f"output={folder} was started with another recipe: {'; '.join(differences)}. Resume with {path}, or "
+                f"output={folder} was started with another recipe: {'; '.join(others)}. Resume with {path}, or "
                 "choose another folder."
             )
     elif folder.exists() and not folder.is_dir():
         raise InputError(f"output={folder} is a file; choose a folder.")
     elif folder.exists() and any(not _ours(item) for item in folder.iterdir()):
         raise InputError(f"output={folder} is not empty and holds no run; choose another folder.")
-
-
-def _flat(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield dotted key and value of everything in a recipe."""
-    for key, value in section.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 @contextmanager
@@ -239,7 +228,8 @@ def _searched(session: Session, allocation: str) -> Contestant:
     }
     found = _FOUND.get(session.recipe.search.algorithm, f"found by {session.recipe.search.algorithm}")
     description = f"Stage levels {found}, {spent[allocation]}."
-    return Contestant(search_name(session, allocation), description, session.schedule(allocation), session.bank)
+    name, schedule = search_name(session, allocation), session.schedule(allocation)
+    return Contestant(name, description, schedule, session.bank, search=allocation)
 
 
 def search_name(session: Session, allocation: str) -> str:

@@ -12,8 +12,10 @@ import torch
 
 from diff_es.artifacts import read_record, slugs, write_record
 from diff_es.bank import Bank
-from diff_es.denoisers import Fingerprint, denoiser_of, fingerprint
+from diff_es.denoisers import denoiser_of
 from diff_es.evaluation import (
+    CHUNK,
+    DENSE,
     Contender,
     Cost,
     Evaluation,
@@ -41,9 +43,10 @@ from diff_es.evaluation import (
 from diff_es.evaluation.caches import Cache
 from diff_es.evaluation.classifier import NAMES
 from diff_es.fitness import run
+from diff_es.run.image_settings import ImageSettings, image_settings
 from diff_es.run.tasks import make_images
 from diff_es.run.turns import Turns, plan_turns
-from diff_es.sampling import ImageRequests, PromptRequests, Requests, SamplerConfig
+from diff_es.sampling import ImageRequests, PromptRequests, SamplerConfig
 from diff_es.schedule import PruningSchedule
 
 if TYPE_CHECKING:
@@ -58,10 +61,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-DENSE = "dense"
 FIDELITY = ("ssim", "latent_mse")
-#: Images per file of stored samples.
-CHUNK = 64
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ class Contestant:
         schedule: What is pruned; None for the dense model, under a cache or not.
         bank: Where its weights are; None where nothing is pruned.
         cache: What else is on the model while it is measured.
+        search: Allocation of the run's own search that found the schedule; empty for any other.
     """
 
     name: str
@@ -81,19 +82,7 @@ class Contestant:
     schedule: PruningSchedule | None = None
     bank: Bank | None = None
     cache: Cache | None = None
-
-
-@dataclass(frozen=True)
-class ImageSettings:
-    """What stored images depend on; a folder of other images is refused."""
-
-    fingerprint: Fingerprint
-    scheduler: str
-    sampler: SamplerConfig
-    requests: Requests | PromptRequests
-    schedule: PruningSchedule | None
-    bank: tuple[str, ...]
-    cache: Cache | None = None
+    search: str = ""
 
 
 class Bench:
@@ -178,14 +167,9 @@ class Bench:
             make_chunk(folder, requests, self._produce, index, chunk=CHUNK, batch_size=batch_size)
 
     def _settings(self, entry: Contestant, requests: ImageRequests) -> ImageSettings:
-        return ImageSettings(
-            fingerprint=fingerprint(denoiser_of(self.pipe)),
-            scheduler=type(self.pipe.scheduler).__name__,
-            sampler=self.sampler,
-            requests=requests,
-            schedule=entry.schedule,
-            bank=tuple(file.sha256 for file in entry.bank.info.files) if entry.bank else (),
-            cache=entry.cache,
+        weights = tuple(file.sha256 for file in entry.bank.info.files) if entry.bank else ()
+        return image_settings(
+            self.pipe, self.sampler, requests, weights=weights, schedule=entry.schedule, cache=entry.cache
         )
 
     def assess(self, own: StoredSamples, dense: StoredSamples, requests: ImageRequests) -> Quality:
@@ -224,12 +208,15 @@ class Bench:
                 self.pipe, contenders, self.sampler, batch_sizes=latency, scopes=scopes, repeats=repeats
             )
         costs: dict[str, Cost] = {}
-        for entry in entries:
-            pair = {DENSE: contenders[DENSE], entry.name: contenders[entry.name]}
-            cost = measure_costs(self.pipe, pair, plans[entry.name], self.sampler, latency=times)[entry.name]
-            timed = latency and entry.schedule is not None
-            costs[entry.name] = replace(cost, latency_mode=turns.mode if timed else None)
-        return costs
+        for plan in dict.fromkeys(plans[entry.name] for entry in entries):
+            alike = {entry.name: contenders[entry.name] for entry in entries if plans[entry.name] == plan}
+            counted = measure_costs(self.pipe, {DENSE: contenders[DENSE], **alike}, plan, self.sampler, latency=times)
+            costs |= {name: counted[name] for name in alike}
+        mode = turns.mode if latency else None
+        return {
+            entry.name: replace(costs[entry.name], latency_mode=mode if entry.schedule is not None else None)
+            for entry in entries
+        }
 
     def measurements(self, quality: Quality, requests: ImageRequests) -> tuple[Measurement, ...]:
         """Return one record per metric."""

@@ -39,6 +39,8 @@ from diff_es.fitness import (
     DEFAULT_REPLAY_BYTES,
     BatchChoice,
     TrajectoryFitness,
+    bytes_beside_dense,
+    check_decoder,
     choose_batch_size,
     plan_search,
     spare_bytes,
@@ -54,11 +56,12 @@ from diff_es.run.requests import PromptList, Purpose, check_prompts, first_seed,
 from diff_es.run.tasks import Workers, calibrate_stages, prune_stages, scored_by
 from diff_es.sampling import ImageRequests, PromptRequests, Requests, SamplerConfig, class_labels, takes_labels
 from diff_es.schedule import Allocation, PruningSchedule, ScheduleSpace
-from diff_es.schedulers import with_scheduler
+from diff_es.schedulers import scheduler_facts, with_scheduler
 from diff_es.search import (
     Evaluator,
     EvolutionConfig,
     Journal,
+    JournalHeader,
     Racing,
     ScheduleSearch,
     SearchResult,
@@ -118,6 +121,7 @@ class Session:
                 "calibration.source=sampling does not know; use source: dataset."
             )
         dense_denoiser_of(self.pipe)
+        check_decoder(self.pipe)
         check_prompts(self.recipe, self.pipe)
         check_data(self.recipe.calibration, self.pipe)
         _ = self.search_probes(), self.space, self.planned_memory
@@ -258,7 +262,8 @@ class Session:
         path = self.stock / "search" / "batch_size.json"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_record(path, choose_batch_size(self.pipe, self.search_probes(), self.sampler))
+            occupied = bytes_beside_dense(denoiser_of(self.pipe), self.planned_memory)
+            write_record(path, choose_batch_size(self.pipe, self.search_probes(), self.sampler, occupied))
         return read_record(path, BatchChoice).batch_size
 
     def allocation(self, name: str) -> Allocation:
@@ -272,9 +277,7 @@ class Session:
         if (folder / "result.json").exists():
             return read_record(folder / "result.json", SearchResult)
         evaluate = self._evaluator(allocation)
-        name, settings = self.recipe.search.algorithm, self._algorithm_settings()
-        header = journal_header(name, self._fitness_fingerprint(allocation), self.space, settings)
-        with Journal(folder / "journal.jsonl", header) as journal:
+        with Journal(folder / "journal.jsonl", self.journal_header(allocation)) as journal:
             result = search_with(self.algorithm(), evaluate, journal, seed=self.search_seed)
         write_record(folder / "result.json", result)
         return result
@@ -364,20 +367,26 @@ class Session:
         """Images that quality is measured on; no search saw them."""
         return self.requests(Purpose.EVALUATION_IMAGES, self.recipe.evaluation.images)
 
-    def _fitness_fingerprint(self, allocation: str) -> str:
-        """Digest of everything that fitness values depend on, kept in the journal's header."""
+    def journal_header(self, allocation: str) -> JournalHeader:
+        """Return everything that the search under one allocation depends on."""
+        name, probes = self.recipe.search.algorithm, self.search_probes()
         info = TypeAdapter(type(self.bank.info)).dump_json(replace(self.bank.info, versions={}))
         table = TypeAdapter(Allocation).dump_json(self.allocation(allocation))
-        section, sampler, probes = self.recipe.search, self.recipe.sampler, self.search_probes()
-        settings = {
-            "metric": section.metric,
-            "probes": section.probes,
-            "batch_size": self.search_batch_size,
-            "sampler": asdict(self.sampler),
-            "scheduler": [sampler.scheduler, sampler.scheduler_options],
-            "seed": self.search_seed,
-            # A file of prompts may change, labels cannot.
-            "prompts": probes.prompts if isinstance(probes, PromptRequests) else None,
-        }
-        # Mappings with the same entries in another order are the same settings.
-        return hashlib.sha256(info + table + json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        # A file of prompts may change, labels cannot.
+        prompts = json.dumps(probes.prompts if isinstance(probes, PromptRequests) else None)
+        return journal_header(
+            name,
+            hashlib.sha256(info + table + prompts.encode()).hexdigest(),
+            self.space,
+            self._algorithm_settings(),
+            {
+                "metric": self.recipe.search.metric,
+                "probes": len(probes),
+                "batch_size": self.search_batch_size,
+                "sampler": asdict(self.sampler),
+                "scheduler": type(self.pipe.scheduler).__name__,
+                "scheduler_options": scheduler_facts(self.pipe.scheduler),
+                "device": self.device.type,
+                "seed": self.search_seed,
+            },
+        )

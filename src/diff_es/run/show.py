@@ -7,14 +7,18 @@ import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from diff_es import zoo
 from diff_es.artifacts import sha256
-from diff_es.metrics import metrics
+from diff_es.evaluation import DENSE, fidelity
 from diff_es.report import FitnessPoint, Gallery, Provenance, ReportContent, WorstCase
-from diff_es.run.measure import DENSE, Bench, Contestant, evaluation_samples
+from diff_es.run.measure import Bench, Contestant, evaluation_samples
 from diff_es.sampling import PromptRequests
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from diff_es.evaluation import Evaluation, StoredSamples
     from diff_es.run.session import Session
     from diff_es.sampling import ImageRequests
@@ -38,11 +42,7 @@ def report_content(
         title=f"{recipe.model.removeprefix('zoo:')}: {recipe.search.sparsity:.0%} of the prunable MACs removed",
         evaluation=evaluation,
         schedules=schedules,
-        history={
-            entry.name: fitness_points(session.search(entry.schedule.allocation))
-            for entry in contestants
-            if entry.schedule is not None and entry.name.endswith(f", {entry.schedule.allocation}")
-        },
+        history={entry.name: fitness_points(session.search(entry.search)) for entry in contestants if entry.search},
         fitness=f"{recipe.search.metric} on {recipe.search.probes} probes",
         gallery=gallery(samples, session.evaluation_images(), fashion=recipe.model.startswith("zoo:fashion")),
         provenance=Provenance(
@@ -66,22 +66,36 @@ def gallery(samples: Mapping[str, StoredSamples], requests: ImageRequests, *, fa
         fashion: Whether class labels are those of Fashion-MNIST.
     """
     words = _words(requests, fashion=fashion)
-    images = {name: own.tensor("images") for name, own in samples.items()}
-    seeds = samples[DENSE].seeds
-    worst = {}
-    for name, own in images.items():
-        if name == DENSE:
-            continue
-        values = metrics["ssim"](*(part.permute(0, 3, 1, 2).float() / 255 for part in (own, images[DENSE])))
-        rows = values.argsort()[:_WORST].tolist()
-        worst[name] = tuple(
-            WorstCase(seeds[row], float(values[row]), images[DENSE][row].numpy(), own[row].numpy(), words[row])
-            for row in rows
-        )
-    count = min(_GRID, len(seeds))
+    dense = samples[DENSE]
+    count = min(_GRID, len(dense))
+    worst = {name: _worst(own, dense, words) for name, own in samples.items() if name != DENSE}
     return Gallery(
-        {name: own[:count].numpy() for name, own in images.items()}, words[:count], tuple(seeds[:count]), worst
+        {name: _first(own, count) for name, own in samples.items()}, words[:count], dense.seeds[:count], worst
     )
+
+
+def _first(samples: StoredSamples, count: int) -> NDArray[np.uint8]:
+    """Return the first images; no file is read that holds none of them."""
+    shown: list[NDArray[np.uint8]] = []
+    for images in samples.images():
+        shown.extend(images[: count - len(shown)].numpy())
+        if len(shown) == count:
+            break
+    return np.stack(shown)
+
+
+def _worst(own: StoredSamples, dense: StoredSamples, words: tuple[str, ...]) -> tuple[WorstCase, ...]:
+    """Return the images that differ most, worst first; two files are in memory at a time."""
+    worst: list[WorstCase] = []
+    seeds, first = dense.seeds, 0
+    for theirs, mine in zip(dense.images(), own.images(), strict=True):
+        values = fidelity({"images": mine}, {"images": theirs}, ("ssim",))["ssim"]
+        for row in values.argsort(stable=True)[:_WORST].tolist():
+            pair = (theirs[row].numpy().copy(), mine[row].numpy().copy())  # a view would keep the whole file
+            worst.append(WorstCase(seeds[first + row], float(values[row]), *pair, words[first + row]))
+        worst = sorted(worst, key=lambda case: case.ssim)[:_WORST]
+        first += len(values)
+    return tuple(worst)
 
 
 def _words(requests: ImageRequests, *, fashion: bool) -> tuple[str, ...]:

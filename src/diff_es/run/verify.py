@@ -12,7 +12,8 @@ from diff_es.evaluation import Evaluation, Quality
 from diff_es.evaluation.store import check_stored
 from diff_es.fitness import BatchChoice
 from diff_es.recipe import Recipe
-from diff_es.run import judge, measure
+from diff_es.run import judge
+from diff_es.run.image_settings import ImageSettings
 from diff_es.search import SearchResult
 from diff_es.search.journal import read_entries
 from diff_es.tensors import Shard
@@ -79,14 +80,14 @@ def _rows(folder: Path, evaluation: Evaluation) -> int:
 
 
 def _row(folder: Path) -> int:
-    settings = read_record(folder / SETTINGS, measure.ImageSettings)
+    settings = read_record(folder / SETTINGS, ImageSettings)
     read_record(folder / "quality.json", Quality)
     return check_stored(folder, settings.requests.seeds) + 2
 
 
 def _judged(folder: Path) -> dict[str, int]:
     """Check the images behind a record of `diff-es evaluate`, and that they are those that it was measured on."""
-    settings = read_record(folder / judge.IMAGES / SETTINGS, judge.ImageSettings)
+    settings = read_record(folder / judge.IMAGES / SETTINGS, ImageSettings)
     record = read_record(folder / judge.QUALITY, judge.QualityRecord)
     if record.sources["images"] != settings.digest:
         raise ArtifactError(

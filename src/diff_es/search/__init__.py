@@ -19,11 +19,11 @@ from diff_es.search.journal import JournalEntry as JournalEntry
 from diff_es.search.journal import JournalHeader as JournalHeader
 from diff_es.search.loop import SearchResult as SearchResult
 from diff_es.search.loop import in_process as in_process
-from diff_es.search.loop import run_search as run_search
 from diff_es.search.loop import search_schedule as search_schedule
 from diff_es.search.loop import search_with as search_with
 from diff_es.search.racing import Racing as Racing
 from diff_es.search.racing import Rival as Rival
 from diff_es.search.starts import START_KINDS as START_KINDS
+from diff_es.search.starts import draw_unseen as draw_unseen
 from diff_es.search.starts import random_composition as random_composition
 from diff_es.search.starts import start_population as start_population

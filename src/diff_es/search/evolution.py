@@ -23,7 +23,7 @@ from diff_es.registry import suggest
 from diff_es.schedule import Levels, ScheduleSpace
 from diff_es.search.base import Candidate, FitnessSummary, GenerationRecord, Race, Scored
 from diff_es.search.racing import Racing
-from diff_es.search.starts import START_KINDS, StartKind, random_composition, start_population
+from diff_es.search.starts import START_KINDS, StartKind, draw_unseen, random_composition, start_population
 
 
 @dataclass(frozen=True)
@@ -223,11 +223,12 @@ class EvolutionarySearch:
     def _draw(self, child: int, siblings: dict[Levels, int], restart: bool) -> Levels | None:
         """Draw one child; None where only schedules that were seen before turned up."""
         rng = np.random.default_rng([self.config.seed, len(self._history), child])
-        for _ in range(1 + self.config.max_redraws):
-            levels = random_composition(self.space, rng) if restart else self._mutate(rng)
-            if levels is not None and levels not in self._seen and levels not in siblings:
-                return levels
-        return None
+        return draw_unseen(
+            lambda: random_composition(self.space, rng) if restart else self._mutate(rng),
+            1 + self.config.max_redraws,
+            self._seen,
+            siblings,
+        )
 
     def _mutate(self, rng: np.random.Generator) -> Levels | None:
         """Return one random level switch of one random survivor; None where it has none."""

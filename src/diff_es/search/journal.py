@@ -1,12 +1,14 @@
 """The journal of a search: one line per evaluated schedule, written before the search goes on.
 
-The first line says what the fitness values depend on (format version, fingerprint, space, settings, starts). Every
+The first line says what the fitness values depend on (format version, fingerprint, named facts, space, settings,
+starts). Every
 line is one JSON object whose last entry is the CRC-32 of the rest of the line. A process that is killed can leave
 at most one incomplete line at the end; opening the journal again cuts it off. Anything else that is wrong is an error.
 
 A schedule that could not be measured has a line too (its `failure` says why), but no fitness to rely on: it is measured
-again when the search is resumed. If that succeeds, what the search went on to without it is cut off, and its new line
-is written there: the search goes on as if it had been stopped at the failure.
+again when the search is resumed. If that succeeds, the search goes on as if it had been stopped at the failure: a line
+says how many schedules still count (`rewound_to`), and its new line follows. What the search went on to without it is
+set aside, and written again where it is asked for again. No line is ever removed, so that a kill loses nothing.
 """
 
 from __future__ import annotations
@@ -20,11 +22,11 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from diff_es.artifacts import sync
+from diff_es.artifacts import differences, sync
 from diff_es.errors import ArtifactError, InputError
 from diff_es.schedule import Levels, ScheduleSpace
 from diff_es.search.base import Candidate, Outcome
@@ -32,9 +34,11 @@ from diff_es.search.base import Candidate, Outcome
 logger = logging.getLogger(__name__)
 
 FORMAT = "diff-es search journal"
-VERSION = 2
+VERSION = 3
 #: What the fingerprint of a run's searches is made of.
-FINGERPRINTED = "model, bank, allocation, sampler, scheduler, probes and their prompts, batch size, metric and seed"
+FINGERPRINTED = "model, bank, allocation and prompts"
+#: The entry of a line that says how many of the schedules above still count.
+_REWIND = "rewound_to"
 _CHECKSUM = re.compile(rb',"crc32":"([0-9a-f]{8})"\}$')
 
 
@@ -66,12 +70,13 @@ class JournalHeader:
     """What the fitness values and the way of the search depend on.
 
     Attributes:
-        fingerprint: What else is behind the fitness, as the caller condenses it (`FINGERPRINTED`); no versions: a run
-            can be resumed after an upgrade.
+        fingerprint: What is behind the fitness and has no short name, as the caller condenses it (`FINGERPRINTED`); no
+            versions: a run can be resumed after an upgrade.
         space: The searched space.
         config: The settings of the algorithm (a dataclass of plain values).
         starts: The schedules that the user gave to start from.
         algorithm: Name of the algorithm where its settings do not tell; empty stands for the type of `config`.
+        fitness: What else is behind the fitness, by name, as plain JSON values.
     """
 
     fingerprint: str
@@ -79,6 +84,7 @@ class JournalHeader:
     config: Any
     starts: tuple[Levels, ...] = ()
     algorithm: str = ""
+    fitness: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Return the header line's content."""
@@ -86,6 +92,7 @@ class JournalHeader:
             "format": FORMAT,
             "version": VERSION,
             "fingerprint": self.fingerprint,
+            "fitness": dict(self.fitness),
             "space": asdict(self.space),
             "algorithm": self.algorithm or type(self.config).__name__,
             "config": asdict(self.config),
@@ -93,6 +100,46 @@ class JournalHeader:
         }
         parsed: dict[str, Any] = json.loads(json.dumps(content))  # tuples become lists, as in a file that was read
         return parsed
+
+
+class _RepeatedError(ValueError):
+    """A schedule has two lines, and the first is no failure."""
+
+
+@dataclass
+class _Content:
+    """What the lines of a journal say together.
+
+    Attributes:
+        entries: What counts, in the order of the search; of one that failed and was measured later, the last.
+        aside: What was measured after a failure that was mended, and may be asked for again.
+    """
+
+    entries: dict[Levels, JournalEntry] = field(default_factory=dict)
+    aside: dict[Levels, JournalEntry] = field(default_factory=dict)
+
+    def read(self, line: dict[str, Any]) -> None:
+        """Add one line."""
+        if _REWIND in line:
+            self.rewind(int(line[_REWIND]))
+            return
+        entry = _entry_from_json(line)
+        known = self.entries.get(entry.candidate.levels)
+        if known is not None and not known.outcome.failure:
+            raise _RepeatedError(entry.candidate.levels)
+        self.enter(entry)
+
+    def enter(self, entry: JournalEntry) -> None:
+        """Add one entry, or put it in the place of a failed one."""
+        self.entries[entry.candidate.levels] = entry
+        self.aside.pop(entry.candidate.levels, None)
+
+    def rewind(self, count: int) -> None:
+        """Set all but the first entries aside."""
+        for levels in list(self.entries)[count:]:
+            entry = self.entries.pop(levels)
+            if not entry.outcome.failure:
+                self.aside[levels] = entry
 
 
 class Journal:
@@ -111,12 +158,9 @@ class Journal:
         """
         self.path = path
         self.header = header
-        self._entries: dict[Levels, JournalEntry] = {}
-        #: Where each schedule's line ends in the file, in bytes.
-        self._ends: dict[Levels, int] = {}
-        #: Schedules that this search has asked for, and what was cut off of them that may come again.
+        self._content = _Content()
+        #: Schedules that this search has asked for.
         self._asked: set[Levels] = set()
-        self._spare: dict[Levels, JournalEntry] = {}
         with _disk_errors(path, "open"):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -139,20 +183,14 @@ class Journal:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def known(self) -> Mapping[Levels, float]:
-        """Return the fitness of every schedule in the journal."""
-        return {levels: entry.outcome.fitness for levels, entry in self._entries.items()}
-
     def entries(self) -> list[JournalEntry]:
         """Return the entries in the order in which they were written."""
-        return list(self._entries.values())
+        return list(self._content.entries.values())
 
-    def canonical(self) -> list[tuple[int, int, Levels, str]]:
-        """Return the sorted keys of all entries: equal for an uninterrupted and for a resumed search."""
-        return sorted(entry.key for entry in self._entries.values())
+    def reuse(self, candidate: Candidate, *, raced: bool = False) -> Outcome | None:
+        """Return what is known of a candidate, or None; a failure is not held against it.
 
-    def replayed(self, candidate: Candidate, *, raced: bool = False) -> Outcome | None:
-        """Return what the journal holds for a candidate, or None; a failure is not held against it.
+        What was set aside is written again, at its new place.
 
         Args:
             candidate: One that the search asks for. All of a batch come before the first of them is appended.
@@ -163,10 +201,10 @@ class Journal:
                 by this search (for instance by a numpy whose generator draws other numbers).
         """
         self._asked.add(candidate.levels)
-        spare = self._spare.pop(candidate.levels, None)
+        spare = self._content.aside.pop(candidate.levels, None)
         if spare is not None and not raced and not spare.outcome.dropped:
             self.append(replace(spare, candidate=candidate))
-        entry = self._entries.get(candidate.levels)
+        entry = self._content.entries.get(candidate.levels)
         if entry is None:
             return None
         if entry.candidate != candidate:
@@ -183,28 +221,23 @@ class Journal:
             InputError: the schedule is in the journal already, and did not fail.
             ArtifactError: the disk is full or gone; what was written of the entry is taken back.
         """
-        failed = self._entries.get(entry.candidate.levels)
+        failed = self._content.entries.get(entry.candidate.levels)
         if failed is not None and not failed.outcome.failure:
             raise InputError(f"{entry.candidate} is in {self.path} already; each schedule is evaluated once.")
         if failed is not None and entry.outcome.failure:
             return
         if failed is not None:
-            self._cut_off_the_unasked()
-        self._enter(entry, self._write(_seal(_entry_to_json(entry))))
+            self._set_the_unasked_aside()
+        self._write(_seal(_entry_to_json(entry)))
+        self._content.enter(entry)
 
-    def _enter(self, entry: JournalEntry, end: int) -> None:
-        self._entries[entry.candidate.levels] = entry
-        self._ends[entry.candidate.levels] = end
-
-    def _cut_off_the_unasked(self) -> None:
-        """Cut off what an earlier run of the search went on to after the batch that is measured now."""
-        for levels in self._entries.keys() - self._asked:
-            cut = self._entries.pop(levels)
-            del self._ends[levels]
-            if not cut.outcome.failure:
-                self._spare[levels] = cut
+    def _set_the_unasked_aside(self) -> None:
+        """Go back to the batch that is measured now; an earlier run of the search went on after it."""
         # Batches are written one after the other, so nothing that was asked for stands behind.
-        self._truncate(max(self._ends.values()))
+        count = len(self._content.entries.keys() & self._asked)
+        if count < len(self._content.entries):
+            self._write(_seal({_REWIND: count}))
+            self._content.rewind(count)
 
     def _lock(self) -> None:
         try:
@@ -239,34 +272,31 @@ class Journal:
                 raise ArtifactError(f"{self.path}: line {number} {what}; restore the file or choose another folder.")
         if lines:
             self._check_header(json.loads(lines[0]))
-            self._read_entries(lines[0], lines[1:])
+            self._read_lines(lines[1:])
 
     def _check_header(self, found: dict[str, Any]) -> None:
         _check_format(self.path, found)
-        differences = list(_differences(found, self.header.as_json(), ""))
-        if differences:
+        found.pop("crc32", None)
+        others = differences(found, self.header.as_json())
+        if others:
             other = found.get("fingerprint") != self.header.fingerprint
             condensed = f"The fingerprint stands for {FINGERPRINTED}. " if other else ""
             raise ArtifactError(
-                f"{self.path} belongs to another search: {'; '.join(differences)}. "
+                f"{self.path} belongs to another search: {'; '.join(others)}. "
                 f"{condensed}Resume with the settings of that search, or choose another folder."
             )
 
-    def _read_entries(self, header: bytes, lines: Sequence[bytes]) -> None:
-        end = len(header)
+    def _read_lines(self, lines: Sequence[bytes]) -> None:
         for number, line in enumerate(lines, start=2):
-            end += len(line)
             try:
-                entry = _entry_from_json(json.loads(line))
+                self._content.read(json.loads(line))
+            except _RepeatedError as error:
+                raise ArtifactError(f"{self.path}: line {number} repeats the schedule {error}.") from error
             except (KeyError, TypeError, ValueError) as error:
                 raise ArtifactError(f"{self.path}: line {number} is no evaluated schedule ({error}).") from error
-            known = self._entries.get(entry.candidate.levels)
-            if known is not None and not known.outcome.failure:
-                raise ArtifactError(f"{self.path}: line {number} repeats the schedule {entry.candidate.levels}.")
-            self._enter(entry, end)
 
-    def _write(self, line: bytes) -> int:
-        """Append a line durably, or leave the file as it was; return where it ends."""
+    def _write(self, line: bytes) -> None:
+        """Append a line durably, or leave the file as it was."""
         start = os.lseek(self._descriptor, 0, os.SEEK_END)
         try:
             with _disk_errors(self.path, "write"):
@@ -277,7 +307,6 @@ class Journal:
         except ArtifactError:
             self._truncate(start)
             raise
-        return start + len(line)
 
     def _truncate(self, size: int) -> None:
         with _disk_errors(self.path, "write"):
@@ -298,9 +327,10 @@ def read_entries(path: Path) -> list[JournalEntry]:
         raise ArtifactError(f"{path} is damaged (a checksum differs).")
     if whole:
         _check_format(path, json.loads(whole[0]))
-    entries = [_entry_from_json(json.loads(line)) for line in whole[1:]]
-    # One that failed and was measured later has two lines, of which the last counts.
-    return list({entry.candidate.levels: entry for entry in entries}.values())
+    content = _Content()
+    for line in whole[1:]:
+        content.read(json.loads(line))
+    return list(content.entries.values())
 
 
 def _check_format(path: Path, header: dict[str, Any]) -> None:
@@ -309,7 +339,7 @@ def _check_format(path: Path, header: dict[str, Any]) -> None:
     if header.get("version") != VERSION:
         raise ArtifactError(
             f"{path} has format version {header.get('version')}, this Diff-ES reads {VERSION}; "
-            "use the version of Diff-ES that wrote it."
+            "use the version of Diff-ES that wrote it, or choose another folder."
         )
 
 
@@ -365,12 +395,3 @@ def _entry_from_json(content: dict[str, Any]) -> JournalEntry:
     )
     candidate = Candidate(levels, int(content["generation"]), int(content["child"]))
     return JournalEntry(candidate, outcome, float(content["seconds"]))
-
-
-def _differences(found: Any, wanted: Any, where: str) -> Iterator[str]:
-    """Name the entries in which two headers differ ("space.sparsity is 0.4 there, 0.5 here")."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        for key in sorted((found.keys() | wanted.keys()) - {"crc32"}):
-            yield from _differences(found.get(key), wanted.get(key), f"{where}.{key}" if where else key)
-    elif found != wanted:
-        yield f"{where} is {found!r} there, {wanted!r} here"

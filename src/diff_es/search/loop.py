@@ -75,8 +75,9 @@ def search_schedule(  # noqa: PLR0913
         InputError: the journal was opened for another search, or the fitness of every start is NaN or −inf.
     """
     if journal is not None:
-        mine = JournalHeader(journal.header.fingerprint, space, config, tuple(map(tuple, starts)))
-        if mine.as_json() != journal.header.as_json():
+        known = journal.header
+        mine = JournalHeader(known.fingerprint, space, config, tuple(map(tuple, starts)), fitness=known.fitness)
+        if mine.as_json() != known.as_json():
             raise InputError("journal: it was opened with another space, config or starts than the search is given.")
     algorithm = EvolutionarySearch(space, config, starts)
     return search_with(algorithm, in_process(fitness), journal, on_generation, seed=config.seed)
@@ -126,30 +127,6 @@ def search_with(
         seed: The seed that the algorithm was made with, for the result.
 
     Raises:
-        InputError: the fitness of every schedule is NaN or −inf.
-    """
-    run_search(algorithm, evaluate, journal, on_generation)
-    if journal is not None:
-        _warn_of_failures(journal.entries())
-    best = algorithm.best
-    return SearchResult(best.levels, best.fitness, tuple(algorithm.history), algorithm.history[-1].evaluated, seed)
-
-
-def run_search(
-    algorithm: ScheduleSearch,
-    evaluate: Evaluator,
-    journal: Journal | None = None,
-    on_generation: Callable[[GenerationRecord], None] | None = None,
-) -> None:
-    """Run any search algorithm to its end.
-
-    Args:
-        algorithm: What proposes schedules; told all results.
-        evaluate: Measures schedules, whole batches at a time.
-        journal: Where evaluations are kept.
-        on_generation: Called with the record of each finished generation.
-
-    Raises:
         InputError: the fitness of every schedule of the first generation, or of every one that meets the budget, is
             NaN or −inf.
     """
@@ -169,6 +146,10 @@ def run_search(
                 on_generation(record)
     if not algorithm.best.usable:
         raise InputError(f"fitness: every schedule that meets the budget got NaN or −inf. {_WAY_OUT}")
+    if journal is not None:
+        _warn_of_failures(journal.entries())
+    best = algorithm.best
+    return SearchResult(best.levels, best.fitness, tuple(algorithm.history), algorithm.history[-1].evaluated, seed)
 
 
 def _warn_of_failures(entries: Sequence[JournalEntry]) -> None:
@@ -193,7 +174,7 @@ def _results(
         waiting, rival = algorithm.ask(), _rival(algorithm, outcomes)
         unknown = []
         for candidate in waiting:
-            known = journal.replayed(candidate, raced=rival is not None) if journal is not None else None
+            known = journal.reuse(candidate, raced=rival is not None) if journal is not None else None
             if known is None:
                 unknown.append(candidate)
             else:

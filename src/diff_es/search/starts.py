@@ -8,7 +8,7 @@ would prune some stages away entirely, which the random compositions already try
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
@@ -86,9 +86,20 @@ def _patterned(space: ScheduleSpace, kind: StartKind) -> Levels:
 def _random(space: ScheduleSpace, known: dict[Levels, None], seed: int) -> Levels | None:
     """Draw a composition that is not known yet; None where none turns up (the space may hold only a few)."""
     rng = np.random.default_rng([seed, 0, len(known)])
-    for _ in range(_MAX_REDRAWS):
-        levels = random_composition(space, rng)
-        if levels not in known:
+    return draw_unseen(lambda: random_composition(space, rng), _MAX_REDRAWS, known)
+
+
+def draw_unseen(draw: Callable[[], Levels | None], tries: int, *seen: Container[Levels]) -> Levels | None:
+    """Draw until something turns up that was not seen before; None where that takes more tries.
+
+    Args:
+        draw: Draws a schedule, or None where there is none.
+        tries: Draws at most.
+        seen: Schedules to avoid.
+    """
+    for _ in range(tries):
+        levels = draw()
+        if levels is not None and not any(levels in known for known in seen):
             return levels
     return None
 
