@@ -45,7 +45,9 @@ _TAIL = """
   with the sampler that images will be made with. The scheduler is made by diffusers' `from_config` from the pipeline's
   own and `scheduler_options`; the artefact records it, and `diff-es generate` uses it. Flow models (FLUX, SD3, Sana)
   need `{prediction_type: flow_prediction, use_flow_sigmas: true}` with schedulers that are not made for them alone.
-- `stages`: at most one per sampler step. Stages with equal numbers of steps meet the budget exactly.
+- `stages`: at most one per sampler step. Stages with equal numbers of steps meet the budget rounded up to a multiple
+  of 1 / (`stages` × `pruning.levels`): few stages and levels may remove clearly more than `search.sparsity`, and a run
+  says so at its start.
 - `search.sparsity` is a share of the *prunable* MACs. What is not prunable stays; `diff-es inspect` shows how much
   that is. Report and result hold the MACs of the whole denoiser, counted.
 - `search.racing_margin`: 3 is careful, smaller ones save more denoiser calls and drop more children wrongly. Racing
@@ -121,7 +123,8 @@ def _bound(item: Any) -> str:
     if isinstance(item, MinLen):
         return "not empty" if item.min_length == 1 else f"at least {item.min_length}"
     sign, name = _SIGNS[type(item)]
-    return f"{sign} {getattr(item, name):g}"
+    value = getattr(item, name)
+    return f"{sign} {value:,}" if isinstance(value, int) else f"{sign} {value:g}"
 
 
 def _words(annotation: Any) -> str:

@@ -14,7 +14,8 @@ PACKAGE = Path(__file__).parents[1] / "src" / "diff_es"
 ROWS: tuple[frozenset[str], ...] = tuple(
     frozenset(row.split())
     for row in (
-        "__init__ __main__ cli",
+        "__main__",
+        "__init__ cli",
         "views",
         "reproduce",
         "run",

@@ -96,3 +96,17 @@ def test_four_steps_of_flux_make_four_stages(
 def test_more_stages_than_steps_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="num_stages=5 does not fit a sampler of 4 steps"):
         stage_plan(tiny_flux(tmp_path), 5, 4)
+
+
+@pytest.mark.parametrize("argument", ["denoising_end", "denoising_start", "strength"])
+def test_arguments_that_leave_steps_out_are_refused(tmp_path: Path, argument: str) -> None:
+    """The budget would count steps that are never made."""
+    with pytest.raises(
+        InputError, match=rf"has {argument}, which leaves out steps.*: plan, calibrate and search without"
+    ):
+        stage_plan(tiny_sdxl(tmp_path), 3, 6, {argument: 0.5})
+
+
+def test_no_step_is_refused() -> None:
+    with pytest.raises(InputError, match="num_inference_steps=0 must be at least 1"):
+        stage_plan(tiny_pipe(), 1, 0)

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diff_es.errors import InputError
-from diff_es.sampling import PromptRequests, Requests, SamplerConfig, class_labels, quiet, sample, seeded
+from diff_es.sampling import MAX_SEED, PromptRequests, Requests, SamplerConfig, class_labels, quiet, sample, seeded
 from diff_es.timesteps import sampler_timesteps
 from support import CLASSES, tiny_pipe
 from text_models import tiny_text_pipe
@@ -268,6 +268,7 @@ def test_further_arguments_reach_the_pipeline(tmp_path: Path) -> None:
             r"FluxPipeline takes no 'max_sequence_lenght'.*did you mean 'max_sequence_length'",
         ),
         ({"prompt": "a boot"}, "has prompt, which Diff-ES gives itself"),
+        ({"denoising_end": 0.5}, "has denoising_end, which leaves out steps that stages and budget count"),
     ],
 )
 def test_arguments_that_cannot_be_given_are_refused(
@@ -275,3 +276,27 @@ def test_arguments_that_cannot_be_given_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         sample(tiny_flux(tmp_path), PromptRequests(("a boot",), (0,)), SamplerConfig(1, 1.0, arguments))
+
+
+@pytest.mark.parametrize("first", [-5, MAX_SEED - 1, 10**20])
+def test_seeds_that_no_generator_takes_are_refused(first: int) -> None:
+    for make in (Requests.cycle, PromptRequests.cycle):
+        with pytest.raises(InputError, match=rf"seeds={first}…{first + 2} must lie between 0 and {MAX_SEED}"):
+            make([1] if make == Requests.cycle else ["a"], 3, first)  # type: ignore[arg-type]
+
+
+def test_the_largest_seeds_are_sampled_with(text_pipe: Any) -> None:
+    assert sample(text_pipe, PromptRequests.cycle(PROMPTS, 1, MAX_SEED), SAMPLER).isfinite().all()
+
+
+def test_batches_of_nothing_are_refused() -> None:
+    for requests in (Requests((1,), (0,)), PromptRequests(("a",), (0,))):
+        with pytest.raises(InputError, match="batch_size=0 must be at least 1"):
+            list(requests.batches(0))
+
+
+def test_nothing_to_go_round_is_refused() -> None:
+    with pytest.raises(InputError, match="labels is empty"):
+        Requests.cycle([], 3, 0)
+    with pytest.raises(InputError, match="prompts is empty"):
+        PromptRequests.cycle([], 3, 0)

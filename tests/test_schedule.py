@@ -58,6 +58,21 @@ def test_the_budget_of_equal_calls_is_the_mean_level_of_the_paper() -> None:
     assert not space.contains((17, 0) * 4 + (12, 0))
 
 
+def test_few_levels_of_few_stages_remove_more_than_was_asked_for() -> None:
+    assert space_of((6,), 4, 0.3).least == 0.5
+    assert space_of((2, 2, 2), 4, 0.3).least == pytest.approx(1 / 3)
+    assert space_of((2,) * 10, 16, 0.5).least == 0.5
+    assert space_of((3, 1), 4, 0.3).least == 5 / 16
+
+
+@given(spaces(max_stages=4, max_calls=3))
+def test_no_schedule_removes_less_than_the_budget_in_whole_levels(space: ScheduleSpace) -> None:
+    removed = {space.removed(levels) for levels in (space.uniform(), *all_schedules(space)[:500])}
+    assert min(removed) >= space.least - 1e-12 and space.least >= space.sparsity - 1e-9
+    if len(set(space.calls)) == 1:
+        assert max(removed) == pytest.approx(space.least)
+
+
 def test_unequal_calls_weigh_the_levels() -> None:
     space = space_of((3, 1), 4, 0.5)
     assert space.removed((2, 2)) == space.removed((1, 5)) == 0.5

@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
@@ -160,3 +160,24 @@ def test_a_killed_writer_leaves_nothing_that_counts(tmp_path: Path) -> None:
 def test_a_folder_that_takes_no_file_is_one_clear_error() -> None:
     with pytest.raises(ArtifactError, match=r"Cannot write /proc/a\.safetensors"):
         write_tensors(Path("/proc/a.safetensors"), {"a": torch.ones(2)})
+
+
+def test_it_is_read_from_wherever_the_process_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    write_tensors(Path("a.safetensors"), {"a": torch.ones(2)})
+    shard = Shard(Path("a.safetensors"))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert torch.equal(shard["a"], torch.ones(2))
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_bytes(b"")], ids=["gone", "emptied"])
+def test_what_happened_to_the_file_since_is_said(tmp_path: Path, harm: Callable[[Path], object]) -> None:
+    path = tmp_path / "a.safetensors"
+    write_tensors(path, {"a": torch.ones(2)})
+    shard = Shard(path)
+    harm(path)
+    with pytest.raises(
+        ArtifactError, match=r"a\.safetensors has changed or is gone since it was opened \(.*open it again"
+    ):
+        shard["a"]

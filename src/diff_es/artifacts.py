@@ -81,7 +81,7 @@ def read_record(path: Path, kind: type[T]) -> T:
     try:
         _refuse_unknown(json.loads(content, object_pairs_hook=_unique), kept, "")
     except InputError as error:
-        raise ArtifactError(f"{path} is no valid {kind.__name__}: {error}") from error
+        raise ArtifactError(f"{path} is no valid {kind.__name__}: {error}", path) from error
     return record
 
 
@@ -100,9 +100,9 @@ def _validated(path: Path, content: bytes, kind: type[T]) -> T:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ArtifactError(f"{path} is no valid {kind.__name__}: {where}: {first['msg']}.") from error
+        raise ArtifactError(f"{path} is no valid {kind.__name__}: {where}: {first['msg']}.", path) from error
     except InputError as error:
-        raise ArtifactError(f"{path} is no valid {kind.__name__}: {error}") from error
+        raise ArtifactError(f"{path} is no valid {kind.__name__}: {error}", path) from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def read_manifest(folder: Path, kind: type[T], newest: int) -> T:
     """
     path = folder / MANIFEST
     if not path.is_file():
-        raise ArtifactError(f"{folder} has no {MANIFEST}: it is incomplete, or was not written by Diff-ES.")
+        raise ArtifactError(f"{folder} has no {MANIFEST}: it is incomplete, or was not written by Diff-ES.", path)
     # Read leniently: a newer format may hold what this version does not know, and that is what to say.
     version = _validated(path, _content(path), _Format).format
     if version > newest:
@@ -350,9 +350,9 @@ def check_files(folder: Path, entries: tuple[FileEntry, ...]) -> None:
     for entry in entries:
         file = inside(folder, entry.path)
         if not file.is_file():
-            raise ArtifactError(f"{folder}: {entry.path} is missing; copy the folder again, whole.")
+            raise ArtifactError(f"{folder}: {entry.path} is missing; copy the folder again, whole.", file)
         if file.stat().st_size != entry.size or sha256(file) != entry.sha256:
-            raise ArtifactError(f"{folder}: {entry.path} is damaged (its sha256 differs from the manifest's).")
+            raise ArtifactError(f"{folder}: {entry.path} is damaged (its sha256 differs from the manifest's).", file)
 
 
 def inside(folder: Path, relative: str) -> Path:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
 
 class DiffESError(Exception):
     """Base of every error that Diff-ES raises on purpose; the command line prints it as one line."""
@@ -16,7 +21,16 @@ class UnsupportedModelError(InputError):
 
 
 class ArtifactError(DiffESError):
-    """A file or folder written by Diff-ES is damaged, incomplete, foreign or too new."""
+    """A file or folder written by Diff-ES is damaged, incomplete, foreign or too new.
+
+    Attributes:
+        path: Which one, where whoever meets the error may know how to make it again.
+    """
+
+    def __init__(self, message: str, path: Path | None = None) -> None:
+        """Say what is wrong, and with what."""
+        super().__init__(message)
+        self.path = path
 
 
 def is_out_of_memory(error: BaseException) -> bool:

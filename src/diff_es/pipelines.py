@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from diff_es.denoisers import denoiser_of
 from diff_es.errors import InputError
 
 _ZOO = "zoo:"
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def resolve_device(name: str) -> torch.device:
@@ -38,18 +40,20 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def load_pipeline(model: str, dtype: str = "float32", device: str = "auto") -> Any:
+def load_pipeline(model: str | Path, dtype: str | torch.dtype = "float32", device: str = "auto") -> Any:
     """Load a dense pipeline for inference.
 
     Args:
         model: "zoo:NAME", a folder, or a Hub id.
-        dtype: "float32", "float16" or "bfloat16".
+        dtype: "float32", "float16" or "bfloat16", or torch's own.
         device: "auto", "cpu", "cuda", …
 
     Raises:
-        InputError: the model cannot be loaded.
+        InputError: the model cannot be loaded, or another dtype.
     """
-    weights = getattr(torch, dtype)
+    model, weights = str(model), _DTYPES.get(str(dtype).removeprefix("torch."))
+    if weights is None:
+        raise InputError(f"dtype={dtype!r} is none to load models in; use {', '.join(_DTYPES)}.")
     if model.startswith(_ZOO):
         return zoo.load_pipeline(model.removeprefix(_ZOO), weights).to(resolve_device(device))
     if not sys.stderr.isatty():
@@ -59,7 +63,7 @@ def load_pipeline(model: str, dtype: str = "float32", device: str = "auto") -> A
     except (OSError, ValueError) as error:
         raise InputError(
             f"model={model!r} cannot be loaded as a diffusers pipeline: {error} Give zoo:NAME "
-            f"({', '.join(zoo.names())}), a folder written by save_pretrained, or a Hub id."
+            f"({', '.join(zoo.names('pipeline'))}), a folder written by save_pretrained, or a Hub id."
         ) from error
     return pipe.to(resolve_device(device))
 

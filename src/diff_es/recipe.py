@@ -6,6 +6,7 @@ An unknown key is an error that names the nearest known one; nothing is guessed.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +20,12 @@ from diff_es.registry import suggest
 _MAX_BYTES = 2**20
 _RECIPES = Path(__file__).parent / "recipes"
 
+#: A number that YAML takes for text, because it has no point or its exponent no sign.
+_POWER = re.compile(r"([-+]?\d+)(\.\d*)?[eE]([-+]?)(\d+)")
+
 Positive = Annotated[int, Field(ge=1)]
+#: The seeds of images are up to millions of times as large (see `first_seed` in run/requests.py), and end at 2⁶³ − 1.
+_MAX_SEED = 2**32 - 1
 #: What the call of a pipeline, or a scheduler, takes.
 Option = bool | int | float | str
 Comparison = Literal["uniform", "three-stage", "searched-uniform"]
@@ -87,7 +93,9 @@ class SearchSection(_Section):
         "evolution",
         description="evolution, or a baseline: random, greedy, hill-climb, stagewise-dp, uniform or three-stage",
     )
-    seed: int | None = Field(None, ge=0, description="of the search and its probes; by default the recipe's")
+    seed: int | None = Field(
+        None, ge=0, le=_MAX_SEED, description="of the search and its probes; by default the recipe's"
+    )
     sparsity: float = Field(0.5, ge=0, le=1, description="share of the prunable MACs to remove over a denoising run")
     allocation: Literal["uniform", "sensitivity"] = Field(
         "sensitivity",
@@ -165,7 +173,7 @@ class Recipe(_Section):
         "zoo:captions for the shipped ones",
     )
     device: str = Field("auto", description="auto (CUDA if there is one), cpu, cuda, cuda:1, …")
-    seed: int = Field(0, ge=0, description="of everything random in the run")
+    seed: int = Field(0, ge=0, le=_MAX_SEED, description="of everything random in the run")
     stages: Positive = Field(10, description="stages of the denoising run, at most one per step")
     sampler: SamplerSection = SamplerSection()
     calibration: CalibrationSection = CalibrationSection()
@@ -174,7 +182,7 @@ class Recipe(_Section):
     evaluation: EvaluationSection = EvaluationSection()
 
     @classmethod
-    def read(cls, path: Path, changes: Mapping[str, Any] | None = None) -> Recipe:
+    def read(cls, path: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
         """Read a recipe from YAML.
 
         Args:
@@ -184,7 +192,7 @@ class Recipe(_Section):
         Raises:
             InputError: no such file, no YAML, an unknown key or an impossible value; every problem is listed.
         """
-        content = read_yaml(path)
+        content = read_yaml(Path(path))
         for key, value in (changes or {}).items():
             content = _with(content, key.split("."), value)
         return cls.parse(content, str(path))
@@ -315,4 +323,8 @@ def _explain(problem: Any) -> str:
         return f"{where}: unknown key; {suggest(str(problem['loc'][-1]), section.model_fields)}"
     if problem["type"] == "missing":
         return f"{where}: is required."
+    if problem["type"] == "float_type" and (power := _POWER.fullmatch(str(problem["input"]))):
+        digits, fraction, sign, exponent = power.groups()
+        written = f"{digits}{fraction or '.0'}e{sign or '+'}{exponent}"
+        return f"{where}={problem['input']!r}: is text in YAML, which wants a point and a sign; write {written}."
     return f"{where}={problem['input']!r}: {problem['msg']}."

@@ -28,6 +28,24 @@ Option: TypeAlias = bool | int | float | str
 _TAKEN = frozenset(
     ("prompt", "class_labels", "generator", "latents", "num_inference_steps", "guidance_scale", "output_type")
 )
+#: The largest seed of an image: the largest signed number of 64 bits, which torch takes as one everywhere.
+MAX_SEED = 2**63 - 1
+#: Arguments that end a run of the scheduler early or begin it late.
+_LEAVING_OUT = frozenset(("denoising_start", "denoising_end", "strength"))
+
+
+def check_all_steps(arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments by which a pipeline leaves out some of the steps that stages and budget count.
+
+    Raises:
+        InputError: there is one of them.
+    """
+    if found := sorted(_LEAVING_OUT & set(arguments)):
+        raise InputError(
+            f"arguments={dict(arguments)} has {', '.join(found)}, which leaves out steps that stages and budget count: "
+            "plan, calibrate and search without it. A routed pipeline may be called with it, and each step then runs "
+            "the stage that its timestep lies in."
+        )
 
 
 @dataclass(frozen=True)
@@ -51,6 +69,7 @@ class SamplerConfig:
             raise InputError(
                 f"arguments={dict(self.arguments)} has {', '.join(sorted(taken))}, which Diff-ES gives itself."
             )
+        check_all_steps(self.arguments)
 
     @property
     def guided(self) -> bool:
@@ -68,10 +87,13 @@ class Requests:
     def __post_init__(self) -> None:
         if not self.labels or len(self.labels) != len(self.seeds):
             raise InputError(f"{len(self.labels)} labels for {len(self.seeds)} seeds; both need one per image.")
+        _check_seeds(self.seeds)
 
     @classmethod
     def cycle(cls, labels: Sequence[int], count: int, first_seed: int) -> Requests:
         """Make `count` requests that go round the labels, with consecutive seeds from `first_seed`."""
+        if not labels:
+            raise InputError("labels is empty: give the class labels to go round.")
         chosen = tuple(labels[i % len(labels)] for i in range(count))
         return cls(chosen, tuple(range(first_seed, first_seed + count)))
 
@@ -80,8 +102,8 @@ class Requests:
 
     def batches(self, size: int) -> Iterator[Requests]:
         """Cut into consecutive batches of at most `size`."""
-        for start in range(0, len(self), size):
-            yield Requests(self.labels[start : start + size], self.seeds[start : start + size])
+        for rows in _consecutive(len(self), size):
+            yield Requests(self.labels[rows], self.seeds[rows])
 
     def arguments(self) -> dict[str, Any]:
         """Return what the pipeline's call takes for these images, seeds aside."""
@@ -109,10 +131,13 @@ class PromptRequests:
             raise InputError(
                 f"{len(self.labels)} labels for {len(self.prompts)} prompts; give one per prompt, or none."
             )
+        _check_seeds(self.seeds)
 
     @classmethod
     def cycle(cls, prompts: Sequence[str], count: int, first_seed: int, labels: Sequence[int] = ()) -> PromptRequests:
         """Make `count` requests that go round the prompts, with consecutive seeds from `first_seed`."""
+        if not prompts:
+            raise InputError("prompts is empty: give the prompts to go round.")
         rows = [i % len(prompts) for i in range(count)]
         chosen = tuple(labels[row] for row in rows) if labels else ()
         return cls(tuple(prompts[row] for row in rows), tuple(range(first_seed, first_seed + count)), chosen)
@@ -127,13 +152,23 @@ class PromptRequests:
 
     def batches(self, size: int) -> Iterator[PromptRequests]:
         """Cut into consecutive batches of at most `size`."""
-        for start in range(0, len(self), size):
-            rows = slice(start, start + size)
+        for rows in _consecutive(len(self), size):
             yield PromptRequests(self.prompts[rows], self.seeds[rows], self.labels[rows])
 
     def arguments(self) -> dict[str, Any]:
         """Return what the pipeline's call takes for these images, seeds aside."""
         return {"prompt": list(self.prompts)}
+
+
+def _consecutive(count: int, size: int) -> list[slice]:
+    if size < 1:
+        raise InputError(f"batch_size={size} must be at least 1.")
+    return [slice(start, start + size) for start in range(0, count, size)]
+
+
+def _check_seeds(seeds: Sequence[int]) -> None:
+    if min(seeds) < 0 or max(seeds) > MAX_SEED:
+        raise InputError(f"seeds={min(seeds)}…{max(seeds)} must lie between 0 and {MAX_SEED}; choose others.")
 
 
 #: Images to sample, whatever they are made from.

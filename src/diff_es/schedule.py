@@ -105,8 +105,9 @@ class Allocation:
 class ScheduleSpace:
     """All stage levels that meet the budget G(L) = Σ w_i L_i / H, with w_i the share of denoiser calls in stage i.
 
-    The budget is kept in integers: `required` call-levels. Stages with equal numbers of calls meet it exactly;
-    with unequal ones a schedule may exceed it by less than one level of one stage.
+    The budget is kept in integers, `required` call-levels, and is never undercut. With equal numbers of calls in its n
+    stages every schedule removes the same: the next multiple of 1/(n H), see `least`. With unequal ones a schedule may
+    exceed the budget by less than one level of its longest stage.
 
     Attributes:
         calls: Sampler steps in each stage, stage 0 first.
@@ -147,6 +148,12 @@ class ScheduleSpace:
         """The budget in call-levels: Σ calls_i · L_i must reach it."""
         exact = self.sparsity * self.num_levels * sum(self.calls)
         return math.ceil(exact - 1e-9)
+
+    @property
+    def least(self) -> float:
+        """What every schedule removes at least: the budget in whole levels. Stages of equal length remove just that."""
+        one = math.gcd(*self.calls)
+        return math.ceil(self.required / one) * one / (self.num_levels * sum(self.calls))
 
     def spent(self, levels: Levels) -> int:
         """Return Σ calls_i · L_i."""

@@ -100,7 +100,11 @@ def _content(tensor: Tensor) -> memoryview:
 
 
 class Shard(Mapping[str, Tensor]):
-    """The tensors of one safetensors file, read one by one when asked for."""
+    """The tensors of one safetensors file, read one by one when asked for.
+
+    Raises:
+        ArtifactError: by every access to a tensor, if it holds NaN or infinity, or if the file is gone.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open `path` and read its header only.
@@ -108,18 +112,25 @@ class Shard(Mapping[str, Tensor]):
         Raises:
             ArtifactError: the file is missing or no valid safetensors file.
         """
-        self.path = path
+        # It is opened again for every tensor, wherever the process is by then.
+        self.path = path.absolute()
         try:
             with safe_open(path, framework="pt") as file:
                 self._names = frozenset(file.keys())
         except (SafetensorError, OSError) as error:
-            raise ArtifactError(f"{path} cannot be read as safetensors: {error}") from error
+            raise ArtifactError(f"{path} cannot be read as safetensors: {error}", path) from error
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._names:
             raise KeyError(name)
-        with safe_open(self.path, framework="pt") as file:
-            tensor: Tensor = file.get_tensor(name)
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                tensor: Tensor = file.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise ArtifactError(
+                f"{self.path} has changed or is gone since it was opened ({error}): tensors are read when they are "
+                "needed, so leave the folder as it is, and open it again."
+            ) from error
         if not _finite(tensor):
             raise ArtifactError(f"{self.path}: {name} holds NaN or infinity; make or copy the folder again.")
         return tensor

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import copy
 import functools
+import traceback
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
 from diff_es.errors import InputError
-from diff_es.sampling import any_requests, call_parameters, forked_generators, quiet
+from diff_es.sampling import any_requests, call_parameters, check_all_steps, forked_generators, quiet
 from diff_es.stages import StagePlan
+
+#: Arguments by which pipelines take the image that they start from or keep to.
+_IMAGES = frozenset(("image", "control_image"))
+#: Where a pipeline and its scheduler agree on the timesteps.
+_AGREEING = frozenset(("retrieve_timesteps", "set_timesteps"))
+
+
+class ImageNeededError(InputError):
+    """A pipeline cannot be called with a prompt alone, so that nothing says which timesteps it visits."""
 
 
 def stage_plan(
@@ -25,14 +35,24 @@ def stage_plan(
         arguments: What else the pipeline is given; the size of the image may shift the steps of a flow.
 
     Raises:
-        InputError: more stages than steps, a step count that the scheduler refuses, or timesteps that ascend.
+        InputError: more stages than steps, a step count that the scheduler refuses, timesteps that ascend, or arguments
+            that leave steps out.
+        ImageNeededError: the pipeline wants an image as well (image to image, ControlNet); it is an InputError.
     """
+    check_all_steps(arguments or {})
+    if num_inference_steps < 1:
+        raise InputError(f"num_inference_steps={num_inference_steps} must be at least 1.")
     scheduler = pipe.scheduler
     name = type(scheduler).__name__
     try:
         timesteps = sampler_timesteps(pipe, num_inference_steps, arguments)
     # Pipelines and schedulers that do not go together say so in all three ways.
     except (ValueError, TypeError, AssertionError) as error:
+        if _wants_an_image(pipe, error):
+            raise ImageNeededError(
+                f"{type(pipe).__name__} needs more than a prompt before it sets its timesteps ({error}): plan the "
+                "stages with the text-to-image pipeline of the same model, and make this one from it (`from_pipe`)."
+            ) from error
         raise InputError(
             f"{name} refuses num_inference_steps={num_inference_steps} in {type(pipe).__name__}"
             f" ({error or 'it says no more'}): choose another number of steps, or another scheduler."
@@ -43,6 +63,12 @@ def stage_plan(
             "image."
         )
     return StagePlan.split(timesteps, num_stages, int(scheduler.config.num_train_timesteps))
+
+
+def _wants_an_image(pipe: Any, error: Exception) -> bool:
+    """Whether a pipeline that takes an image failed before it came to its scheduler."""
+    passed = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
+    return not _IMAGES.isdisjoint(call_parameters(pipe)) and _AGREEING.isdisjoint(passed)
 
 
 class _Set(Exception):  # noqa: N818 (ends a call early, no error)

@@ -36,6 +36,7 @@ def estimate_table(estimate: Estimate) -> Table:
     if estimate.calibration is not None:
         table.add_row("memory of calibration, beside the model", in_bytes(estimate.calibration.bytes_at_once))
     table.add_row("memory of the search", estimate.search_memory.why)
+    table.add_row("removed by the budget, at least", f"{estimate.removed:.1%} of the groups")
     if estimate.lost_to_rounding:
         table.add_row("kept by rounded widths, at most", f"{estimate.lost_to_rounding:.1%} of the channels")
     table.add_row("disk, about", in_bytes(estimate.disk_bytes))
@@ -199,9 +200,10 @@ def verification_json(checked: dict[str, int]) -> dict[str, Any]:
 
 def verification_table(checked: dict[str, int]) -> Table:
     """Folder → files checked."""
-    table = _pairs("All files are intact")
+    complete = all(checked.values())
+    table = _pairs("All files are intact" if complete else "All files that are there are intact")
     for name, count in checked.items():
-        table.add_row(name, f"{count} files")
+        table.add_row(name, f"{count} files" if count else "absent")
     return table
 
 

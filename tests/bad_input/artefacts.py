@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from bad_input.lab import Lab, flip
-from bad_input.table import case
+from bad_input.table import REFUSED, case
 from diff_es.artifacts import sha256
+from diff_es.bank import Bank, Pruned
+from diff_es.errors import InputError
+from diff_es.routing import apply_, is_routed, load, save
+from diff_es.run import generate_images
+from diff_es.run.benchmark import benchmark
+from diff_es.sampling import SamplerConfig
 from support import tiny_pipe
 
 NOT_LOADED = "not loaded; the model stays dense"
@@ -32,6 +41,47 @@ def _(lab: Lab) -> None:
 )
 def _(lab: Lab) -> None:
     lab.load(tiny_pipe().to(torch.bfloat16))
+
+
+@case(
+    "artefact: saved for a sampler that was not searched for",
+    REFUSED,
+    "sampler=SamplerConfig(num_inference_steps=2, …): the bank's stages were made for steps that visit 830, 664, 498, "
+    "332, …; this pipeline's DDIMScheduler visits 500, 0. Save with the scheduler and the number of steps of the "
+    "search; `load` takes others (sampler=...).",
+)
+def _(lab: Lab) -> None:
+    bank, folder = Bank.open(lab.finished.folder / "bank"), lab.folder / "new"
+    schedule = bank.uniform_allocation().resolve((0,) * bank.plan.num_stages)
+    try:
+        save(folder, tiny_pipe(), bank, schedule, sampler=SamplerConfig(2), base_model="tiny")
+    finally:
+        assert not folder.exists()
+
+
+@case(
+    "run directory instead of its artefact (generate, bench, load)",
+    NOT_LOADED,
+    "… is a run directory; name its artefact, …pruned.",
+)
+def _(lab: Lab) -> None:
+    said = "is a run directory; name its artefact"
+    with pytest.raises(InputError, match=said):
+        benchmark(lab.finished.folder, device="cpu")
+    with pytest.raises(InputError, match=said):
+        load(lab.finished.folder, tiny_pipe())
+    generate_images(lab.finished.folder, lab.folder / "images", device="cpu")
+
+
+@case(
+    "artefact whose dense model is elsewhere now",
+    "stops before sampling",
+    "model='…' cannot be loaded as a diffusers pipeline: … The artefact names '…' as its dense model: if that is "
+    "elsewhere now, give --model (in Python: model=...).",
+)
+def _(lab: Lab) -> None:
+    lab.manifest(lambda manifest: manifest.update(base_model=str(lab.folder / "gone")))
+    generate_images(lab.artefact, lab.folder / "images", device="cpu")
 
 
 @case(
@@ -107,3 +157,18 @@ def _(lab: Lab) -> None:
     entry = {"size": shard.stat().st_size, "sha256": sha256(shard)}
     lab.manifest(lambda manifest: next(f for f in manifest["files"] if f["path"] == shard.name).update(entry))
     lab.load()
+
+
+@case(
+    "artefact: folder removed while it is open",
+    NOT_LOADED,
+    "…stage-00.safetensors has changed or is gone since it was opened (…): tensors are read when they are needed, so "
+    "leave the folder as it is, and open it again.",
+)
+def _(lab: Lab) -> None:
+    pruned, pipe = Pruned.open(lab.artefact), tiny_pipe()
+    shutil.rmtree(lab.artefact)
+    try:
+        apply_(pipe, pruned, pruned.info.schedule)
+    finally:
+        assert not is_routed(pipe)

@@ -110,7 +110,7 @@ def _(lab: Lab) -> object:
 @case(
     "a model that is no pipeline",
     REFUSED,
-    "model='…' cannot be loaded as a diffusers pipeline: … Give zoo:NAME (fashion-vae, …), "
+    "model='…' cannot be loaded as a diffusers pipeline: … Give zoo:NAME (fashion-dit, fashion-sdxl, fashion-flux), "
     "a folder written by save_pretrained, or a Hub id.",
 )
 def _(lab: Lab) -> object:

@@ -56,6 +56,24 @@ def _(lab: Lab) -> object:
 
 
 @case(
+    "recipe: a seed too large for those of its images",
+    REFUSED,
+    "… cannot be used: seed=9223372036854775807: Input should be less than or equal to 4294967295.",
+)
+def _(lab: Lab) -> object:
+    return lab.parse(seed=2**63 - 1)
+
+
+@case(
+    "recipe: a power of ten that YAML takes for text",
+    REFUSED,
+    "… cannot be used: pruning.damping='1e-3': is text in YAML, which wants a point and a sign; write 1.0e-3.",
+)
+def _(lab: Lab) -> object:
+    return lab.read("model: m\npruning: {damping: 1e-3}")
+
+
+@case(
     "recipe: NaN or infinity",
     REFUSED,
     "… cannot be used: sampler.guidance_scale=inf: Input should be a finite number.",

@@ -26,6 +26,19 @@ def _(lab: Lab) -> None:
 
 
 @case(
+    "run folder: a record damaged that a run makes again",
+    "the run stops; `verify` says the same",
+    "…sensitivity.json is no valid Sensitivity: … Remove …sensitivity.json, and --resume makes it again.",
+)
+def _(lab: Lab) -> None:
+    record = lab.finished.copy(lab.run_folder) / "search" / "sensitivity.json"
+    record.write_text(record.read_text()[:99])
+    with pytest.raises(ArtifactError, match="is no valid Sensitivity"):
+        verify_folder(lab.run_folder)
+    compress(lab.finished.recipe, lab.run_folder, resume=True)
+
+
+@case(
     "run folder: journal damaged before its last line",
     "the run stops; nothing of the journal is lost",
     "…journal.jsonl: line 3 is damaged (its checksum differs); restore the file or choose another folder.",

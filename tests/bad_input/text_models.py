@@ -56,6 +56,16 @@ def _(lab: Lab) -> None:
     lab.refused(prompts="prompts.txt")
 
 
+@case(
+    "sampler: an argument that leaves steps out",
+    REFUSED,
+    "arguments={'denoising_end': 0.5} has denoising_end, which leaves out steps that stages and budget count: plan, "
+    "calibrate and search without it. …",
+)
+def _(lab: Lab) -> None:
+    refused(lab, write_prompts(lab.folder), sampler={"arguments": {"denoising_end": 0.5}})
+
+
 @case("prompts: no such file", REFUSED, "… is no file; name a file with a list of prompts.")
 def _(lab: Lab) -> None:
     refused(lab, lab.folder / "nowhere.txt")
@@ -161,6 +171,15 @@ def _(lab: Lab) -> None:
 )
 def _(lab: Lab) -> None:
     _generated_nothing(lab.artefact, lab.folder / "images", prompts=["a dog"])
+
+
+@case(
+    "generate: a seed that no generator takes",
+    "stops before sampling",
+    "seeds=99999999999999999999…100000000000000000008 must lie between 0 and 9223372036854775807; choose others.",
+)
+def _(lab: Lab) -> None:
+    _generated_nothing(lab.artefact, lab.folder / "images", seed=10**20 - 1)
 
 
 def _generated_nothing(artefact: Path, folder: Path, **arguments: Any) -> None:

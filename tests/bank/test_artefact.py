@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,19 @@ def test_values_that_are_no_numbers_are_refused(
     assert not is_routed(pipe)
 
 
+def test_a_dense_model_on_disk_is_found_from_everywhere(
+    pipe: DiTPipeline, stats: CalibrationStats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative path would be taken for a Hub id elsewhere; a Hub id stays one."""
+    bank = tiny_bank(pipe, "magnitude", stats=stats)
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for given, kept in (("models/mine", str(tmp_path / "models" / "mine")), ("models/hub-id", "models/hub-id")):
+        folder = tmp_path / given.replace("/", "-")
+        artefact.save(folder, pipe, bank, schedule_of(bank), sampler=SAMPLER, base_model=given)
+        assert Pruned.open(folder).info.base_model == kept
+
+
 def test_another_model_is_refused(stats: CalibrationStats, pipe: DiTPipeline, tmp_path: Path) -> None:
     save(tmp_path / "pruned", pipe, tiny_bank(pipe, "obs", stats=stats))
     stranger = tiny_pipe(seed=1)
@@ -153,6 +167,20 @@ def test_another_scheduler_is_warned_of(
         load(tmp_path / "pruned", pipe)
     assert "searched for DDIMScheduler" in caplog.text
     assert "this pipeline has DDPMScheduler, whose 6 steps visit 830" in caplog.text
+
+
+def test_a_sampler_that_was_not_searched_for_is_not_recorded(
+    stats: CalibrationStats, pipe: DiTPipeline, tmp_path: Path
+) -> None:
+    bank = tiny_bank(pipe, "magnitude", stats=stats)
+    said = r"made for steps that visit 830, .*; this pipeline's (DDIM|DDPM)Scheduler visits"
+    with pytest.raises(InputError, match=said):
+        sampler = replace(SAMPLER, num_inference_steps=2)
+        artefact.save(tmp_path / "pruned", pipe, bank, schedule_of(bank), sampler=sampler, base_model="here")
+    pipe.scheduler = DDPMScheduler.from_config(pipe.scheduler.config, timestep_spacing="trailing")
+    with pytest.raises(InputError, match=said):
+        save(tmp_path / "pruned", pipe, bank)
+    assert not (tmp_path / "pruned").exists()
 
 
 def test_an_existing_folder_is_never_overwritten(stats: CalibrationStats, pipe: DiTPipeline, tmp_path: Path) -> None:

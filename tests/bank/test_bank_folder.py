@@ -14,14 +14,17 @@ from damage import ON_OPENING, SHARD, poison
 from diffusers import DiTPipeline
 from torch import Tensor
 
-from diff_es.bank import Bank
-from diff_es.calibration import CalibrationStats
+from diff_es.bank import Bank, Pruned
+from diff_es.calibration import CalibrationConfig, CalibrationStats, calibrate
 from diff_es.denoisers import spec_of
-from diff_es.errors import ArtifactError
-from diff_es.pruning import BankConfig
+from diff_es.errors import ArtifactError, InputError
+from diff_es.pruning import BankConfig, build_bank
 from diff_es.pruning.build import prune_stage
 from diff_es.pruning.trajectory import LayerTrajectory
-from support import METHODS, PLAN, tiny_bank, tiny_pipe, tiny_stats
+from diff_es.recipe import Recipe
+from diff_es.routing import save
+from diff_es.run import compress
+from support import METHODS, PLAN, SAMPLER, tiny_bank, tiny_pipe, tiny_source, tiny_stats
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +39,20 @@ def stats(pipe: DiTPipeline) -> CalibrationStats:
 
 def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_folders_may_be_given_as_text(pipe: DiTPipeline, tmp_path: Path) -> None:
+    bank, pruned, recipe = (str(tmp_path / name) for name in ("bank", "pruned", "recipe.yaml"))
+    config = CalibrationConfig(PLAN, collect=("input_norms",))
+    stats = calibrate(pipe, tiny_source(), config, str(tmp_path / "calibration"))
+    build_bank(pipe, stats, PLAN, BankConfig("magnitude", 2), bank)
+    opened = Bank.open(bank)
+    schedule = opened.uniform_allocation().resolve((0, 1, 2))
+    save(pruned, pipe, opened, schedule, sampler=SAMPLER, base_model="tiny")
+    assert Pruned.open(pruned).info.schedule == schedule
+    Path(recipe).write_text("model: tiny")
+    with pytest.raises(InputError, match=r"recipe\.yaml is a file"):
+        compress(Recipe.read(recipe), recipe)
 
 
 @pytest.mark.parametrize("method", METHODS)

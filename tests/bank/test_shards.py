@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from diff_es.errors import ArtifactError
 from diff_es.tensors import Shard, write_tensors
 
 
@@ -17,5 +18,5 @@ def test_whether_a_tensor_is_there_is_known_without_reading_it(tmp_path: Path) -
     shard = Shard(path)
     path.unlink()
     assert "a.weight" in shard and "a.bias" not in shard and 3 not in shard
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ArtifactError, match="is gone"):
         _ = shard["a.weight"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,11 @@ from diff_es.execution import Patience, RayWorkers
 from run.tiny_run import Finished, tiny_settings
 
 PROGRAM = "from diff_es.cli import main; main()"
+
+
+def test_it_is_a_module_too() -> None:
+    done = subprocess.run([sys.executable, "-m", "diff_es", "zoo", "list"], check=True, capture_output=True, text=True)
+    assert "fashion-dit" in done.stdout
 
 
 @dataclass(frozen=True)
@@ -127,12 +133,14 @@ def test_dry_run(diff_es: Command, finished: Finished, tmp_path: Path) -> None:
     predicted = diff_es(*arguments, "--json").json
     times = {"search_seconds", "bank_seconds", "other_seconds", "seconds_per_image"}
     sizes = {"disk_bytes", "search_memory"}
-    assert set(predicted) == {"evaluations", "calibration", "lost_to_rounding", *sizes, *times}
+    assert set(predicted) == {"evaluations", "calibration", "removed", "lost_to_rounding", *sizes, *times}
     assert predicted["search_memory"]["mode"] == "resident"
     assert all(predicted[name] > 0 for name in times)
     assert (predicted["calibration"]["sets"], predicted["calibration"]["live"]) == (3, 3)
     assert predicted["evaluations"] >= finished.result.search.evaluated
     assert str(predicted["evaluations"]) in diff_es(*arguments).out
+    rounded = diff_es(*arguments, "--set", "stages=1", "--set", "search.sparsity=0.3")
+    assert re.search(r"removed by the budget, at least *. 50\.0% of the groups", rounded.out)
     assert not (tmp_path / "run").exists()
 
 

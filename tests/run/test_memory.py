@@ -108,6 +108,19 @@ def test_mode_and_memory_are_said_before_the_run(
         (folder / "search" / "sensitivity" / "result.json").unlink()
         compress(finished.recipe, folder, resume=True)
     assert "as predicted: resident: its weights take up to 0.00 GiB, and nothing limits them." in caplog.text
+    assert "Budget" not in caplog.text, "it is met exactly"
+
+
+def test_a_budget_that_levels_do_not_meet_is_said_before_the_run(
+    finished: Finished, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    search = {"sparsity": 0.3, "generations": 0, "allocation": "uniform"}
+    coarse = finished.recipe.changed({"stages": 1, "search": search, "evaluation": {"compare": []}})
+    with caplog.at_level(logging.INFO, "diff_es"):
+        result = compress(coarse, tmp_path / "run")
+    assert result.search.levels == (2,)
+    assert "search.sparsity=0.3 is rounded up to whole levels: schedules of 1 stages and 4 levels" in caplog.text
+    assert "remove at least 0.5 of the groups" in caplog.text
 
 
 def test_the_next_search_of_a_worker_finds_the_weights_of_the_last_one_gone(

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diff_es.errors import InputError
+from diff_es.recipe import Recipe
 from diff_es.run.requests import CAPTIONS, PromptList, Purpose, first_seed, read_prompt_list
 from diff_es.run.session import Session
-from diff_es.sampling import PromptRequests
+from diff_es.sampling import MAX_SEED, PromptRequests
 from run.text_runs import PROMPTS, text_recipe, write_prompts
 from run.tiny_run import tiny_recipe
 from support import tiny_pipe
@@ -76,3 +77,11 @@ def test_a_session_of_a_class_conditional_model_reads_no_prompts(tmp_path: Path)
     assert session.prompts is None and session.search_probes().labels == (0, 1)
     with pytest.raises(InputError, match=r"prompts=a\.txt, but DiTPipeline makes images from class labels; remove it"):
         _ = Session(tiny_recipe("x", prompts="a.txt"), tmp_path, tiny_pipe()).prompts
+
+
+def test_the_largest_seed_of_a_recipe_has_seeds_for_its_images() -> None:
+    largest = Recipe.parse({"model": "m", "seed": 2**32 - 1, "search": {"seed": 2**32 - 1}}).seed
+    assert first_seed(largest, max(Purpose)) + 1_000_000 < MAX_SEED
+    for section in ({"seed": 2**32}, {"search": {"seed": 2**32}}):
+        with pytest.raises(InputError, match="less than or equal to 4294967295"):
+            Recipe.parse({"model": "m", **section})

@@ -206,3 +206,44 @@ def test_a_signal_ends_the_run_which_then_goes_on(finished: Finished, tmp_path: 
     make_all(Session(finished.recipe, folder))
     straight = {name: kept for name, kept in outcome(finished.folder).items() if name.startswith(("search", "pruned"))}
     assert straight == {name: kept for name, kept in outcome(folder).items() if name.startswith(("search", "pruned"))}
+
+
+@pytest.mark.parametrize(
+    ("damaged", "lost"),
+    [
+        ("bank/settings.json", ()),
+        ("bank/stage-00.safetensors", ()),
+        ("calibration/stage-00.safetensors", ("bank",)),
+        ("search/sensitivity.json", ()),
+        ("search/sensitivity/result.json", ()),
+        ("pruned/manifest.json", ()),
+        ("pruned/stage-01.safetensors", ()),
+        ("evaluation.json", ()),
+    ],
+)
+def test_what_is_to_be_removed_is_said_and_made_again(
+    finished: Finished, tmp_path: Path, damaged: str, lost: tuple[str, ...]
+) -> None:
+    folder = finished.copy(tmp_path / "run")
+    remove(folder, *lost)
+    path = folder / damaged
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ArtifactError, match=r"Remove (.*), and --resume makes it again\.") as caught:
+        compress(finished.recipe, folder, resume=True)
+    said = Path(str(caught.value).rpartition("Remove ")[2].partition(", and")[0])
+    assert said.is_relative_to(folder) and path.is_relative_to(said)
+    remove(folder, str(said.relative_to(folder)))
+    assert compress(finished.recipe, folder, resume=True).search.levels == finished.result.search.levels
+    for name, kept in outcome(finished.folder).items():
+        if name not in {"report.html", "evaluation.json"}:
+            assert outcome(folder)[name] == kept, name
+
+
+def test_of_what_no_run_makes_again_nothing_is_to_be_removed(finished: Finished, tmp_path: Path) -> None:
+    folder = finished.copy(tmp_path / "run")
+    (folder / "search" / "sensitivity" / "result.json").unlink()
+    journal = folder / "search" / "sensitivity" / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes().replace(b"fitness", b"fitnes5", 1))
+    with pytest.raises(ArtifactError, match=r"journal\.jsonl.*damaged") as caught:
+        compress(finished.recipe, folder, resume=True)
+    assert "Remove" not in str(caught.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from diff_es.errors import ArtifactError
 from diff_es.run.judge import JudgeConfig, judge
 from diff_es.run.verify import verify_folder
+from diff_es.views import verification_table
 from run.tiny_run import Finished, saved_model
 from tiny_protocol import TINY
 
@@ -61,6 +63,51 @@ def test_quality_must_be_a_readable_record(folder: Path) -> None:
     (folder / "evaluation" / ROWS[0] / "quality.json").write_text("{}")
     with pytest.raises(ArtifactError, match=r"dense/quality\.json"):
         verify_folder(folder)
+
+
+@pytest.mark.parametrize("name", ["sensitivity.json", "sensitivity/result.json", "uniform/result.json"])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [(lambda path: path.unlink(), "is missing"), (lambda path: path.write_text(path.read_text()[:99]), "is no valid")],
+    ids=["absent", "cut off"],
+)
+def test_what_resuming_reads_of_a_search_is_read(
+    folder: Path, name: str, damage: Callable[[Path], object], message: str
+) -> None:
+    damage(folder / "search" / name)
+    with pytest.raises(ArtifactError, match=rf"search/{name} {message}"):
+        verify_folder(folder)
+
+
+def test_a_measured_batch_size_is_read(folder: Path) -> None:
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(
+        re.sub(r"(?m)^search:$(.*?)batch_size: 2$", r"search:\1batch_size: auto", recipe.read_text(), flags=re.S)
+    )
+    with pytest.raises(ArtifactError, match=r"search/batch_size\.json is missing"):
+        verify_folder(folder)
+
+
+def test_a_damaged_journal_is_found(folder: Path) -> None:
+    journal = folder / "search" / "sensitivity" / "journal.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join([lines[0], lines[1].replace("1", "2", 1), *lines[2:]]))
+    with pytest.raises(ArtifactError, match=r"journal\.jsonl is damaged"):
+        verify_folder(folder)
+
+
+def test_calibration_may_be_absent_but_not_cut_off(folder: Path) -> None:
+    assert verify_folder(folder)["calibration"] == 3
+    shard = folder / "calibration" / "stage-00.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-9])
+    with pytest.raises(ArtifactError, match=r"calibration/stage-00\.safetensors cannot be read"):
+        verify_folder(folder)
+    shutil.rmtree(folder / "calibration")
+    checked = verify_folder(folder)
+    assert checked["calibration"] == 0
+    shown = list(verification_table(checked).columns[1].cells)
+    assert shown[1] == "absent" and shown.count("absent") == 1
+    assert verification_table(checked).title == "All files that are there are intact"
 
 
 def test_the_folder_of_an_evaluation(judged: Path) -> None:

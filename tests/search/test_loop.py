@@ -90,6 +90,12 @@ def test_all_unusable_stops_after_the_start_population() -> None:
     assert len(evaluated) == 20
 
 
+@pytest.mark.parametrize("value", [None, "good", [1.0, 2.0]])
+def test_a_fitness_that_gives_no_number_is_named(value: object) -> None:
+    with pytest.raises(InputError, match=r"fitness: levels=\(.*\) got .*; return a number, or an Outcome"):
+        search_schedule(lambda _: value, SPACE, EvolutionConfig(generations=1))  # type: ignore[arg-type,return-value]
+
+
 def test_records_and_foreign_numbers_are_written_as_plain_ones(tmp_path: Path) -> None:
     config = EvolutionConfig(generations=1)
     with Journal(tmp_path / "j", JournalHeader("x", SPACE, config)) as journal:

@@ -41,8 +41,8 @@ def test_every_name_has_a_folder_inside_the_package():
 
 @pytest.mark.parametrize("name", ["fashion-dti", "../fashion-dit", "fashion-dit/../../..", "/etc", ""])
 def test_only_names_of_the_catalog_are_paths(name):
-    for verb in (zoo.path, zoo.load_pipeline):
-        with pytest.raises(InputError, match=f"Known: {', '.join(sorted(zoo.names()))}"):
+    for verb, known in ((zoo.path, zoo.names()), (zoo.load_pipeline, zoo.names("pipeline"))):
+        with pytest.raises(InputError, match=f"Known: {', '.join(sorted(known))}"):
             verb(name)
 
 

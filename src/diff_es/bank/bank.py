@@ -81,12 +81,13 @@ class Bank:
     shards: tuple[Mapping[str, Tensor], ...]
 
     @classmethod
-    def open(cls, folder: Path) -> Bank:
+    def open(cls, folder: str | Path) -> Bank:
         """Open a bank on disk; every file is checked, tensors are read when asked for.
 
         Raises:
             ArtifactError: not a complete bank, of a newer format, or damaged.
         """
+        folder = Path(folder)
         info = read_manifest(folder, BankInfo, FORMAT)
         check_files(folder, info.files)
         count = 1 if info.shared else info.plan.num_stages

@@ -37,7 +37,7 @@ class PrunedInfo:
 
     Attributes:
         format: Version of the folder's format.
-        base_model: How the dense pipeline is loaded: a path, a Hub id, or "zoo:NAME".
+        base_model: How the dense pipeline is loaded: an absolute path, a Hub id, or "zoo:NAME".
         fingerprint: The dense denoiser.
         scheduler: Class of the sampler that the schedule was searched for.
         scheduler_config: Options of that sampler that are not its defaults; None where the artefact was written before
@@ -73,12 +73,16 @@ class Pruned:
     shards: tuple[Mapping[str, Tensor], ...]
 
     @classmethod
-    def open(cls, folder: Path) -> Pruned:
+    def open(cls, folder: str | Path) -> Pruned:
         """Open an artefact; every file is checked against the manifest.
 
         Raises:
             ArtifactError: incomplete, foreign, damaged, of a newer format, or naming files outside the folder.
+            InputError: a run directory, which holds the artefact.
         """
+        folder = Path(folder)
+        if (folder / "pruned" / MANIFEST).is_file():
+            raise InputError(f"{folder} is a run directory; name its artefact, {folder / 'pruned'}.")
         info = read_manifest(folder, PrunedInfo, FORMAT)
         check_files(folder, info.files)
         return cls(info, tuple(Shard(folder / shard_name(index)) for index in range(info.plan.num_stages)))

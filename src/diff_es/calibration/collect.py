@@ -86,7 +86,7 @@ class CalibrationConfig:
 
 
 def calibrate(
-    pipe: Any, source: CalibrationSource, config: CalibrationConfig, folder: Path | None = None
+    pipe: Any, source: CalibrationSource, config: CalibrationConfig, folder: str | Path | None = None
 ) -> CalibrationStats:
     """Collect statistics of every prunable layer, per stage. The model runs as it is and is not changed.
 
@@ -105,6 +105,7 @@ def calibrate(
     if not config.collect:
         return CalibrationStats(({},), config.stages.num_stages)
     _check(pipe, source, config)
+    folder = Path(folder) if folder else None
     if folder:
         claim(folder, _settings(pipe, config))
     done = calibrate_stages(pipe, source, config, config.keys, folder)

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 @torch.no_grad()
 def build_bank(
-    pipe: Any, stats: CalibrationStats, plan: StagePlan, config: BankConfig, folder: Path | None = None
+    pipe: Any, stats: CalibrationStats, plan: StagePlan, config: BankConfig, folder: str | Path | None = None
 ) -> Bank:
     """Compute every layer's pruning trajectory in every stage.
 
@@ -55,6 +55,7 @@ def build_bank(
             or lack what the pruner needs, or no damping helps a Hessian.
     """
     info = _described(pipe, stats, plan, config)
+    folder = Path(folder) if folder else None
     if folder:
         info = _claimed(folder, info)
     _announce(pipe, config, [stage for stage in range(len(stats.sets)) if _is_missing(folder, stage)])

@@ -15,7 +15,8 @@ from diff_es.routing.residence import Mode
 from diff_es.sampling import SamplerConfig
 from diff_es.schedule import PruningSchedule
 from diff_es.schedulers import scheduler_facts
-from diff_es.timesteps import stage_plan
+from diff_es.stages import StagePlan
+from diff_es.timesteps import ImageNeededError, stage_plan
 from diff_es.versions import versions
 
 _log = logging.getLogger(__name__)
@@ -34,22 +35,23 @@ def save(  # noqa: PLR0913 (facts of the artefact)
 
     Args:
         path: The artefact's folder; must not exist.
-        pipe: The dense pipeline.
+        pipe: The dense pipeline, with the scheduler that the schedule was searched for.
         bank: The bank that the schedule was searched in.
         schedule: What is pruned where.
         sampler: Steps and guidance that it was searched for.
-        base_model: How the dense pipeline is loaded: a path, a Hub id, or "zoo:NAME".
+        base_model: How the dense pipeline is loaded: a folder (kept as an absolute path), a Hub id, or "zoo:NAME".
 
     Raises:
-        InputError: the folder exists.
+        InputError: the folder exists, or the pipeline's sampler takes other steps than the bank's stages were made for.
         ArtifactError: it cannot be written (disk full, no permission).
         UnsupportedModelError: the bank belongs to another model, or the pipeline is routed.
     """
     denoiser = dense_denoiser_of(pipe)
     check_model(denoiser, bank)
+    _check_sampler(pipe, bank.plan, sampler)
     info = PrunedInfo(
         format=PRUNED_FORMAT,
-        base_model=base_model,
+        base_model=str(Path(base_model).absolute()) if Path(base_model).is_dir() else base_model,
         fingerprint=bank.fingerprint,
         scheduler=type(pipe.scheduler).__name__,
         sampler=sampler,
@@ -61,6 +63,21 @@ def save(  # noqa: PLR0913 (facts of the artefact)
         scheduler_config=scheduler_facts(pipe.scheduler),
     )
     return save_pruned(Path(path), info, bank, spec_of(denoiser).layers(denoiser, blocks=bank.depth))
+
+
+def _check_sampler(pipe: Any, plan: StagePlan, sampler: SamplerConfig) -> None:
+    """Refuse to record a sampler for which the schedule was not searched.
+
+    Raises:
+        InputError: it takes other steps than the plan has.
+    """
+    here = stage_plan(pipe, 1, sampler.num_inference_steps, sampler.arguments).timesteps
+    if here != plan.timesteps:
+        raise InputError(
+            f"sampler={sampler}: the bank's stages were made for steps that visit {_few(plan.timesteps)}; this "
+            f"pipeline's {type(pipe.scheduler).__name__} visits {_few(here)}. Save with the scheduler and the number "
+            "of steps of the search; `load` takes others (sampler=...)."
+        )
 
 
 def load(
@@ -75,7 +92,8 @@ def load(
 
     Args:
         path: The artefact's folder (`pruned/` of a run).
-        pipe: The pipeline that the artefact was made from, dense.
+        pipe: The pipeline that the artefact was made from, dense; or another one with the same denoiser (image to
+            image, ControlNet), whose steps are not checked where it cannot be asked for them without an image.
         mode: See `apply_`; by default the fastest that fits.
         memory_limit: For "auto": bytes of device memory for the denoiser's weights; by default what is free.
         sampler: Steps and guidance that the pipeline will be called with; by default those of the search.
@@ -103,10 +121,18 @@ def _check_steps(pipe: Any, info: PrunedInfo, sampler: SamplerConfig) -> None:
         InputError: a stage would get no step: its share of the budget would go to other stages, and what was searched
             for would not be what runs.
     """
-    here = stage_plan(pipe, 1, sampler.num_inference_steps, sampler.arguments).timesteps
+    then = f"{info.scheduler}, whose {info.sampler.num_inference_steps} steps visit {_few(info.plan.timesteps)}"
+    try:
+        here = stage_plan(pipe, 1, sampler.num_inference_steps, sampler.arguments).timesteps
+    except ImageNeededError:
+        _log.warning(
+            "%s does not say without an image which timesteps it visits: they were not compared with those of the "
+            "search (%s). Each is routed to the stage that it lies in.",
+            *(type(pipe).__name__, then),
+        )
+        return
     if type(pipe.scheduler).__name__ == info.scheduler and here == info.plan.timesteps:
         return
-    then = f"{info.scheduler}, whose {info.sampler.num_inference_steps} steps visit {_few(info.plan.timesteps)}"
     now = f"{type(pipe.scheduler).__name__}, whose {sampler.num_inference_steps} steps visit {_few(here)}"
     missing = sorted(set(range(info.plan.num_stages)) - {info.plan.stage_at(timestep) for timestep in here})
     if missing:

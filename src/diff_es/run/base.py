@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from diff_es.pipelines import load_pipeline
+from diff_es.errors import InputError
+from diff_es.pipelines import load_pipeline, resolve_device
 from diff_es.schedulers import with_recorded_scheduler
 
 if TYPE_CHECKING:
@@ -22,7 +23,16 @@ def load_base(info: PrunedInfo, model: str | None, device: str) -> Any:
     Raises:
         InputError: the model cannot be loaded, or the scheduler does not sample from it.
     """
-    pipe = load_pipeline(model or info.base_model, info.fingerprint.dtype, device)
+    resolve_device(device)
+    try:
+        pipe = load_pipeline(model or info.base_model, info.fingerprint.dtype, device)
+    except InputError as error:
+        if model:
+            raise
+        raise InputError(
+            f"{error} The artefact names {info.base_model!r} as its dense model: if that is elsewhere now, give "
+            "--model (in Python: model=...)."
+        ) from error
     if info.scheduler_config is None:
         return pipe
     return with_recorded_scheduler(pipe, info.scheduler, info.scheduler_config)

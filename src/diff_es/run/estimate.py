@@ -39,6 +39,7 @@ class Estimate:
         bank_seconds: Time for solving the bank.
         other_seconds: Time for calibration, sensitivity, and the final measurements.
         calibration: Passes, memory and disk of the calibration; None where the pruner needs none.
+        removed: Share of the prunable groups that schedules remove at least, over denoiser calls: the budget in levels.
         lost_to_rounding: Share of the FFN channels that levels ask for and rounded widths keep, at most.
         search_memory: Device memory for the weights of the search, in each memory mode, and which one is chosen.
         disk_bytes: Size of latents, calibration statistics, bank, artefact and the evaluation's images together, about.
@@ -50,6 +51,7 @@ class Estimate:
     bank_seconds: float
     other_seconds: float
     calibration: Forecast | None
+    removed: float
     lost_to_rounding: float
     search_memory: ModePlan
     disk_bytes: int
@@ -83,6 +85,7 @@ def estimate(session: Session) -> Estimate:
         bank_seconds=_bank_seconds(session),
         other_seconds=contestants * images * seconds + _preparation_images(session, calibration) * seconds,
         calibration=calibration,
+        removed=session.space.least,
         lost_to_rounding=lost_to_rounding(layers, recipe.pruning.levels),
         search_memory=session.planned_memory,
         disk_bytes=_disk(session) + contestants * _samples(section.images, stored),

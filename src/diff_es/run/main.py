@@ -6,13 +6,14 @@ import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diff_es.artifacts import differences, is_leftover, locked, remove_leftovers, write_bytes
 from diff_es.bank import Pruned
 from diff_es.baselines import three_stage
-from diff_es.errors import InputError
+from diff_es.errors import ArtifactError, InputError
 from diff_es.evaluation import DENSE, Evaluation
 from diff_es.execution import LocalExecutor, RayWorkers
 from diff_es.recipe import Recipe
@@ -22,12 +23,16 @@ from diff_es.run.measure import Bench, Contestant, evaluate, evaluation_samples
 from diff_es.run.session import Session
 from diff_es.run.show import report_content
 from diff_es.run.workers import OpenSession, SessionWorker
+from diff_es.schedule import ScheduleSpace
 
 if TYPE_CHECKING:
     from diff_es.evaluation.caches import Cache
     from diff_es.search import SearchResult
 
 _log = logging.getLogger(__name__)
+
+#: What a run makes again where it is missing, relative to its folder.
+_MADE_AGAIN = ("bank", "calibration/*.safetensors", "evaluation.json", "pruned", "search/*.json")
 
 #: What a search does, in words.
 _FOUND = {
@@ -58,7 +63,7 @@ class RunResult:
 
 def compress(  # noqa: PLR0913 (each is one independent choice)
     recipe: Recipe,
-    folder: Path,
+    folder: str | Path,
     *,
     pipe: Any = None,
     resume: bool = False,
@@ -86,13 +91,15 @@ def compress(  # noqa: PLR0913 (each is one independent choice)
         workers.check()
         if pipe is not None:
             raise InputError("pipe: workers load recipe.model themselves; leave pipe out, or do without workers.")
+    folder = Path(folder)
     _check_folder(recipe, folder, resume=resume)
     session = Session(recipe, folder, pipe)
     session.check()
     if not (folder / "search" / recipe.search.allocation / "result.json").exists():
         _log.info("Memory mode of the search, as predicted: %s", session.planned_memory.why)
+        _log_budget(session.space)
     bench = Bench(session.pipe, session.sampler, known_judge(recipe.model))
-    with ExitStack() as working:
+    with _saying_what_is_made_again(folder), ExitStack() as working:
         working.enter_context(_working(session, bench, workers))
         # Workers write in the folder, so they end before it is given up, whatever happens.
         with _owned(folder), closing(working):
@@ -111,6 +118,34 @@ def compress(  # noqa: PLR0913 (each is one independent choice)
             evaluation = _evaluation(session, bench, contestants)
             report = write_report(folder, report_content(session, bench, contestants, evaluation, command))
             return RunResult(folder, pruned, result, evaluation, report)
+
+
+@contextmanager
+def _saying_what_is_made_again(folder: Path) -> Iterator[None]:
+    """Add the way out where something is damaged that a run makes again once it is removed."""
+    try:
+        yield
+    except ArtifactError as error:
+        place = _made_again(folder.resolve(), error.path.resolve()) if error.path else None
+        if place is None:
+            raise
+        raise ArtifactError(f"{error} Remove {folder / place}, and --resume makes it again.", error.path) from error
+
+
+def _made_again(folder: Path, damaged: Path) -> Path | None:
+    """Return what to remove, relative to the run's folder, so that the damaged file is made again; None if nothing."""
+    within = [place.relative_to(folder) for place in (damaged, *damaged.parents) if place.is_relative_to(folder)]
+    return next((place for place in within if any(fnmatch(place.as_posix(), known) for known in _MADE_AGAIN)), None)
+
+
+def _log_budget(space: ScheduleSpace) -> None:
+    """Say so where whole levels remove more than was asked for."""
+    if space.least > space.sparsity + 1e-9:
+        _log.info(
+            "Budget: search.sparsity=%g is rounded up to whole levels: schedules of %d stages and %d levels remove at "
+            "least %.4g of the groups.",
+            *(space.sparsity, space.num_stages, space.num_levels, space.least),
+        )
 
 
 def _check_folder(recipe: Recipe, folder: Path, *, resume: bool) -> None:

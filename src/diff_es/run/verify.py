@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from diff_es.allocation import Sensitivity
 from diff_es.artifacts import MANIFEST, SETTINGS, read_record, slugs
 from diff_es.bank import Bank, Pruned
 from diff_es.errors import ArtifactError
 from diff_es.evaluation import Evaluation, Quality
 from diff_es.evaluation.store import check_stored
+from diff_es.fitness import BatchChoice
 from diff_es.recipe import Recipe
 from diff_es.run import judge
 from diff_es.run.image_settings import ImageSettings
 from diff_es.search import SearchResult
+from diff_es.search.journal import read_entries
+from diff_es.tensors import Shard
 
 
 def verify_folder(folder: Path) -> dict[str, int]:
     """Check a run directory, a bank, an artefact, or the folder of `diff-es evaluate`.
 
     Returns:
-        Name of what was checked → number of files.
+        Name of what was checked → number of files; none of what a finished run may do without.
 
     Raises:
         ArtifactError: something is missing or damaged, or the folder is none of these.
@@ -37,15 +41,34 @@ def verify_folder(folder: Path) -> dict[str, int]:
 
 
 def _run(folder: Path) -> dict[str, int]:
-    Recipe.read(folder / "recipe.yaml")
-    checked = {"recipe.yaml": 1}
+    recipe = Recipe.read(folder / "recipe.yaml")
+    checked = {"recipe.yaml": 1, "calibration": _statistics(folder / "calibration")}
     for name in ("bank", "pruned"):
         checked[name] = _weights(folder / name)
-    results = sorted(folder.glob("search/*/result.json"))
-    for path in results:
-        read_record(path, SearchResult)
+    checked["search"] = _searches(folder / "search", recipe)
     evaluation = Evaluation.read(folder / "evaluation.json")
-    return checked | {"search": len(results), "evaluation.json": 1, "evaluation": _rows(folder, evaluation)}
+    return checked | {"evaluation.json": 1, "evaluation": _rows(folder, evaluation)}
+
+
+def _statistics(folder: Path) -> int:
+    """Look at the length of every file of the calibration; it may have been removed, only a new bank needs it."""
+    shards = [Shard(path) for path in sorted(folder.glob("*.safetensors"))]
+    return len(shards)
+
+
+def _searches(folder: Path, recipe: Recipe) -> int:
+    """Read what `--resume` reads of the searches, and their journals."""
+    compared = {"uniform"} if "searched-uniform" in recipe.evaluation.compare else set()
+    allocations = sorted({recipe.search.allocation, *compared})
+    for allocation in allocations:
+        read_record(folder / allocation / "result.json", SearchResult)
+    journals = [read_entries(path) for path in sorted(folder.glob("*/journal.jsonl"))]
+    measured: list[object] = []
+    if "sensitivity" in allocations:
+        measured.append(read_record(folder / "sensitivity.json", Sensitivity))
+    if recipe.search.batch_size == "auto":
+        measured.append(read_record(folder / "batch_size.json", BatchChoice))
+    return len(allocations) + len(journals) + len(measured)
 
 
 def _rows(folder: Path, evaluation: Evaluation) -> int:

@@ -95,10 +95,17 @@ def in_process(fitness: Fitness) -> Evaluator:
             start = time.perf_counter()
             levels = trial.candidate.levels
             measured = fitness(levels) if trial.rival is None else fitness(levels, trial.rival)
-            outcome = measured if isinstance(measured, Outcome) else Outcome(measured)
+            outcome = measured if isinstance(measured, Outcome) else Outcome(_number(measured, levels))
             yield trial, outcome, time.perf_counter() - start
 
     return evaluate
+
+
+def _number(measured: object, levels: Levels) -> float:
+    try:
+        return float(measured)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"fitness: levels={levels} got {measured!r}; return a number, or an Outcome.") from error
 
 
 def search_with(

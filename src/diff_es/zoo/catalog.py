@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import torch
 from diffusers import DiffusionPipeline, FluxPipeline
@@ -13,7 +13,7 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from diff_es.errors import InputError
-from diff_es.registry import Registry
+from diff_es.registry import Registry, suggest
 from diff_es.zoo.classifier import read_classifier
 from diff_es.zoo.data import CLASS_NAMES
 from diff_es.zoo.flux import with_default_size_
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from diff_es.zoo.classifier import FashionClassifier
     from diff_es.zoo.stored import Pipeline
+
+Kind: TypeAlias = Literal["autoencoder", "pipeline", "classifier"]
 
 _MODELS: Final = Path(__file__).parent / "models"
 
@@ -36,7 +38,7 @@ class ZooModel:
         folder: where it lies, relative to the folder of shipped models.
     """
 
-    kind: Literal["autoencoder", "pipeline", "classifier"]
+    kind: Kind
     folder: str
 
 
@@ -49,9 +51,9 @@ _CATALOG.register("fashion-flux", ZooModel("pipeline", "fashion-flux"))
 _CATALOG.register("fashion-classifier", ZooModel("classifier", "fashion-classifier"))
 
 
-def names() -> tuple[str, ...]:
-    """Names of the shipped models."""
-    return tuple(_CATALOG)
+def names(kind: Kind | None = None) -> tuple[str, ...]:
+    """Names of the shipped models, of one kind or all."""
+    return tuple(name for name in _CATALOG if kind in (None, _CATALOG[name].kind))
 
 
 def path(name: str) -> Path:
@@ -73,9 +75,13 @@ def load_pipeline(name: str, dtype: torch.dtype = torch.float32) -> Pipeline:
     Raises:
         InputError: no such model, or it is no pipeline.
     """
-    if _CATALOG[name].kind != "pipeline":
-        pipelines = ", ".join(known for known in names() if _CATALOG[known].kind == "pipeline")
-        raise InputError(f"name: {name!r} is no pipeline but a part of one ({_CATALOG[name].kind}); try {pipelines}")
+    pipelines = names("pipeline")
+    if name not in _CATALOG:
+        raise InputError(f"Unknown zoo model {name!r}: {suggest(name, pipelines)}")
+    if name not in pipelines:
+        raise InputError(
+            f"zoo model {name!r} is no pipeline but the {_CATALOG[name].kind}; try {', '.join(pipelines)}."
+        )
     with _no_progress_bars():
         pipeline: Pipeline = DiffusionPipeline.from_pretrained(
             path(name), dtype=dtype, local_files_only=True, use_safetensors=True, **_arguments(name)
