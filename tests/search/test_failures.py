@@ -16,7 +16,8 @@ import pytest
 from diff_es.baselines import algorithms, journal_header, settings_for
 from diff_es.schedule import Levels
 from diff_es.search import EvolutionConfig, Journal, JournalEntry, Outcome, Racing, SearchResult, Trial, search_with
-from diff_es.search.journal import _seal, read_entries
+from diff_es.search.journal import read_entries
+from diff_es.search.journal_lines import seal
 from diff_es.stages import StagePlan
 
 from .landscapes import SPACE, rugged
@@ -161,5 +162,5 @@ def test_a_journal_without_failures_is_read_as_before(tmp_path: Path) -> None:
         file.write(header.encode() + b"\n")
         for content in old:
             del content["crc32"]
-            file.write(_seal(content))
+            file.write(seal(content))
     assert canonical(tmp_path / "old") == canonical(tmp_path / "new")

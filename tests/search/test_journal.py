@@ -248,7 +248,7 @@ def test_a_journal_of_another_search_is_refused(written: Path, header: JournalHe
 @pytest.mark.parametrize("version", [2, 4])
 def test_another_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int) -> None:
     with monkeypatch.context() as other:
-        other.setattr("diff_es.search.journal.VERSION", version)
+        other.setattr("diff_es.search.journal_lines.VERSION", version)
         Journal(tmp_path / "j", HEADER).close()
     with pytest.raises(ArtifactError, match=f"format version {version}, this Diff-ES reads 3"):
         Journal(tmp_path / "j", HEADER)

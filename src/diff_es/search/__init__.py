@@ -15,8 +15,8 @@ from diff_es.search.evolution import EvolutionarySearch as EvolutionarySearch
 from diff_es.search.evolution import EvolutionConfig as EvolutionConfig
 from diff_es.search.evolution import level_switches as level_switches
 from diff_es.search.journal import Journal as Journal
-from diff_es.search.journal import JournalEntry as JournalEntry
-from diff_es.search.journal import JournalHeader as JournalHeader
+from diff_es.search.journal_lines import JournalEntry as JournalEntry
+from diff_es.search.journal_lines import JournalHeader as JournalHeader
 from diff_es.search.loop import SearchResult as SearchResult
 from diff_es.search.loop import in_process as in_process
 from diff_es.search.loop import search_schedule as search_schedule

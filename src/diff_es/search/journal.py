@@ -1,9 +1,9 @@
 """The journal of a search: one line per evaluated schedule, written before the search goes on.
 
 The first line says what the fitness values depend on (format version, fingerprint, named facts, space, settings,
-starts). Every
-line is one JSON object whose last entry is the CRC-32 of the rest of the line. A process that is killed can leave
-at most one incomplete line at the end; opening the journal again cuts it off. Anything else that is wrong is an error.
+starts). Every line is one JSON object whose last entry is the CRC-32 of the rest of the line. A process that is killed
+can leave at most one incomplete line at the end; opening the journal again cuts it off. Anything else that is wrong is
+an error.
 
 A schedule that could not be measured has a line too (its `failure` says why), but no fitness to rely on: it is measured
 again when the search is resumed. If that succeeds, the search goes on as if it had been stopped at the failure: a line
@@ -16,90 +16,32 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
-import math
 import os
-import re
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from diff_es.artifacts import differences, sync
 from diff_es.errors import ArtifactError, InputError
-from diff_es.schedule import Levels, ScheduleSpace
+from diff_es.schedule import Levels
 from diff_es.search.base import Candidate, Outcome
+from diff_es.search.journal_lines import (
+    FINGERPRINTED,
+    JournalEntry,
+    JournalHeader,
+    check_format,
+    entry_from_json,
+    entry_to_json,
+    is_complete,
+    seal,
+)
 
 logger = logging.getLogger(__name__)
 
-FORMAT = "diff-es search journal"
-VERSION = 3
-#: What the fingerprint of a run's searches is made of.
-FINGERPRINTED = "model, bank, allocation and prompts"
 #: The entry of a line that says how many of the schedules above still count.
 _REWIND = "rewound_to"
-_CHECKSUM = re.compile(rb',"crc32":"([0-9a-f]{8})"\}$')
-
-
-@dataclass(frozen=True)
-class JournalEntry:
-    """One evaluated schedule.
-
-    Attributes:
-        candidate: The schedule and its place in the search.
-        outcome: Its fitness, on each probe too, and the denoiser calls that were run and replayed for it.
-        seconds: How long the evaluation took.
-    """
-
-    candidate: Candidate
-    outcome: Outcome
-    seconds: float
-
-    @property
-    def key(self) -> tuple[int, int, Levels, str]:
-        """What a resumed search repeats exactly: generation, child, levels, fitness (as text, so that NaN equals NaN).
-
-        Time and the split into calls run and replayed are left out: after a restart the replay memory is empty.
-        """
-        return (self.candidate.generation, self.candidate.child, self.candidate.levels, repr(self.outcome.fitness))
-
-
-@dataclass(frozen=True)
-class JournalHeader:
-    """What the fitness values and the way of the search depend on.
-
-    Attributes:
-        fingerprint: What is behind the fitness and has no short name, as the caller condenses it (`FINGERPRINTED`); no
-            versions: a run can be resumed after an upgrade.
-        space: The searched space.
-        config: The settings of the algorithm (a dataclass of plain values).
-        starts: The schedules that the user gave to start from.
-        algorithm: Name of the algorithm where its settings do not tell; empty stands for the type of `config`.
-        fitness: What else is behind the fitness, by name, as plain JSON values.
-    """
-
-    fingerprint: str
-    space: ScheduleSpace
-    config: Any
-    starts: tuple[Levels, ...] = ()
-    algorithm: str = ""
-    fitness: Mapping[str, Any] = field(default_factory=dict)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the header line's content."""
-        content = {
-            "format": FORMAT,
-            "version": VERSION,
-            "fingerprint": self.fingerprint,
-            "fitness": dict(self.fitness),
-            "space": asdict(self.space),
-            "algorithm": self.algorithm or type(self.config).__name__,
-            "config": asdict(self.config),
-            "starts": self.starts,
-        }
-        parsed: dict[str, Any] = json.loads(json.dumps(content))  # tuples become lists, as in a file that was read
-        return parsed
 
 
 class _RepeatedError(ValueError):
@@ -123,7 +65,7 @@ class _Content:
         if _REWIND in line:
             self.rewind(int(line[_REWIND]))
             return
-        entry = _entry_from_json(line)
+        entry = entry_from_json(line)
         known = self.entries.get(entry.candidate.levels)
         if known is not None and not known.outcome.failure:
             raise _RepeatedError(entry.candidate.levels)
@@ -228,7 +170,7 @@ class Journal:
             return
         if failed is not None:
             self._set_the_unasked_aside()
-        self._write(_seal(_entry_to_json(entry)))
+        self._write(seal(entry_to_json(entry)))
         self._content.enter(entry)
 
     def _set_the_unasked_aside(self) -> None:
@@ -236,7 +178,7 @@ class Journal:
         # Batches are written one after the other, so nothing that was asked for stands behind.
         count = len(self._content.entries.keys() & self._asked)
         if count < len(self._content.entries):
-            self._write(_seal({_REWIND: count}))
+            self._write(seal({_REWIND: count}))
             self._content.rewind(count)
 
     def _lock(self) -> None:
@@ -250,10 +192,10 @@ class Journal:
     def _load(self) -> None:
         """Read all lines, cut a torn tail off, and write the header where there is none."""
         content = self.path.read_bytes()
-        header = _seal(self.header.as_json())
+        header = seal(self.header.as_json())
         lines = content.splitlines(keepends=True)
         # A lone first line is only ours to cut off if it is the beginning of this header: never empty a foreign file.
-        torn = lines and not _complete(lines[-1]) and (len(lines) > 1 or header.startswith(lines[-1]))
+        torn = lines and not is_complete(lines[-1]) and (len(lines) > 1 or header.startswith(lines[-1]))
         whole = lines[:-1] if torn else lines
         self._check_lines(whole)
         if torn:
@@ -267,7 +209,7 @@ class Journal:
     def _check_lines(self, lines: Sequence[bytes]) -> None:
         """Check every line and read the entries."""
         for number, line in enumerate(lines, start=1):
-            if not _complete(line):
+            if not is_complete(line):
                 what = "is damaged (its checksum differs)" if number > 1 else "is damaged, or the file is no journal"
                 raise ArtifactError(f"{self.path}: line {number} {what}; restore the file or choose another folder.")
         if lines:
@@ -275,7 +217,7 @@ class Journal:
             self._read_lines(lines[1:])
 
     def _check_header(self, found: dict[str, Any]) -> None:
-        _check_format(self.path, found)
+        check_format(self.path, found)
         found.pop("crc32", None)
         others = differences(found, self.header.as_json())
         if others:
@@ -322,25 +264,15 @@ def read_entries(path: Path) -> list[JournalEntry]:
     """
     with _disk_errors(path, "read"):
         lines = path.read_bytes().splitlines(keepends=True)
-    whole = lines if not lines or _complete(lines[-1]) else lines[:-1]
-    if not all(map(_complete, whole)):
+    whole = lines if not lines or is_complete(lines[-1]) else lines[:-1]
+    if not all(map(is_complete, whole)):
         raise ArtifactError(f"{path} is damaged (a checksum differs).")
     if whole:
-        _check_format(path, json.loads(whole[0]))
+        check_format(path, json.loads(whole[0]))
     content = _Content()
     for line in whole[1:]:
         content.read(json.loads(line))
     return list(content.entries.values())
-
-
-def _check_format(path: Path, header: dict[str, Any]) -> None:
-    if header.get("format") != FORMAT:
-        raise ArtifactError(f"{path} is not the journal of a search.")
-    if header.get("version") != VERSION:
-        raise ArtifactError(
-            f"{path} has format version {header.get('version')}, this Diff-ES reads {VERSION}; "
-            "use the version of Diff-ES that wrote it, or choose another folder."
-        )
 
 
 @contextmanager
@@ -349,49 +281,3 @@ def _disk_errors(path: Path, verb: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise ArtifactError(f"Cannot {verb} {path}: {error.strerror or error}.") from error
-
-
-def _seal(content: dict[str, Any]) -> bytes:
-    """Return the line of an object: compact JSON whose last entry is the CRC-32 of the JSON without it."""
-    body = json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
-    return body[:-1] + b',"crc32":"%08x"}\n' % zlib.crc32(body)
-
-
-def _complete(line: bytes) -> bool:
-    """Whether a line ends with a line break and with the checksum of what stands before."""
-    match = _CHECKSUM.search(line[:-1]) if line.endswith(b"\n") else None
-    return match is not None and zlib.crc32(line[: match.start()] + b"}") == int(match[1], 16)
-
-
-def _number(value: float) -> float | str:
-    """JSON has no NaN and no infinity: they are written as the words that float() reads."""
-    return value if math.isfinite(value) else repr(value)
-
-
-def _entry_to_json(entry: JournalEntry) -> dict[str, Any]:
-    return {
-        "levels": entry.candidate.levels,
-        "fitness": _number(entry.outcome.fitness),
-        "generation": entry.candidate.generation,
-        "child": entry.candidate.child,
-        "seconds": entry.seconds,
-        "denoiser_calls": entry.outcome.denoiser_calls,
-        "replayed_calls": entry.outcome.replayed_calls,
-        "scores": [_number(score) for score in entry.outcome.scores],
-        "dropped": entry.outcome.dropped,
-        "failure": entry.outcome.failure,
-    }
-
-
-def _entry_from_json(content: dict[str, Any]) -> JournalEntry:
-    levels = tuple(int(level) for level in content["levels"])
-    outcome = Outcome(
-        fitness=float(content["fitness"]),
-        denoiser_calls=int(content["denoiser_calls"]),
-        replayed_calls=int(content["replayed_calls"]),
-        scores=tuple(float(score) for score in content["scores"]),
-        dropped=bool(content["dropped"]),
-        failure=str(content.get("failure", "")),
-    )
-    candidate = Candidate(levels, int(content["generation"]), int(content["child"]))
-    return JournalEntry(candidate, outcome, float(content["seconds"]))

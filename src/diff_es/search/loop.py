@@ -20,7 +20,8 @@ from diff_es.progress import track
 from diff_es.schedule import Levels, ScheduleSpace
 from diff_es.search.base import Candidate, Evaluator, GenerationRecord, Outcome, ScheduleSearch, Trial
 from diff_es.search.evolution import EvolutionarySearch, EvolutionConfig
-from diff_es.search.journal import Journal, JournalEntry, JournalHeader
+from diff_es.search.journal import Journal
+from diff_es.search.journal_lines import JournalEntry, JournalHeader
 from diff_es.search.racing import Rival
 
 logger = logging.getLogger(__name__)
