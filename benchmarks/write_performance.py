@@ -45,6 +45,7 @@ def main() -> None:
 #: Results of benchmarks/inference.py on published sizes.
 SIZES = (
     "inference_dit-s",
+    "inference_dit-s_batches",
     "inference_dit-s_compiled",
     "inference_dit-xl",
     "inference_dit-xl_gpu",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -31,7 +32,9 @@ def recipe_for(model: Path) -> Recipe:
 
 def progress(folder: Path) -> int:
     """How much of a run is on disk: complete files, and lines of the journals."""
-    files = [path for path in folder.rglob("[!.]*") if path.is_file() and ".tmp/" not in path.as_posix()]
+    # Folders are renamed while this looks, which os.walk passes over.
+    found = (Path(root) / name for root, _, names in os.walk(folder) for name in names if not name.startswith("."))
+    files = [path for path in found if ".tmp/" not in path.as_posix()]
     return len(files) + sum(path.read_bytes().count(b"\n") for path in files if path.suffix == ".jsonl")
 
 
