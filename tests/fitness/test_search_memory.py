@@ -11,7 +11,8 @@ from diffusers import DiTPipeline
 
 from diff_es.bank import Bank
 from diff_es.errors import InputError
-from diff_es.fitness import TrajectoryFitness, plan_search, spare_bytes
+from diff_es.fitness import TrajectoryFitness, kept_bytes, plan_search
+from diff_es.fitness.memory import KeptBytes
 from diff_es.routing import Mode, ModePlan, choose_mode
 from diff_es.routing.sizes import weight_bytes
 from diff_es.sampling import Requests
@@ -88,8 +89,8 @@ def test_a_search_that_fits_in_no_mode_is_refused(pipe: DiTPipeline, bank: Bank)
         plan_search(pipe, bank, allocation, space, usual["gather"])
 
 
-@pytest.mark.parametrize(("limit", "kept"), [(None, 1000), (140, 10), (100, 0)])
-def test_what_is_kept_for_later_candidates_shares_what_is_left(limit: int | None, kept: int) -> None:
-    plan = ModePlan("resident", {"resident": 100}, limit, "")
-    assert spare_bytes(plan, 1000) == kept
-    assert spare_bytes(plan, 5) == min(kept, 5)
+@pytest.mark.parametrize(("limit", "each"), [(None, 2 * 2**30), (140, 10), (100, 0)])
+def test_what_is_kept_for_later_candidates_shares_what_is_left(limit: int | None, each: int) -> None:
+    needed: dict[Mode, int] = {"resident": 100, "gather": 100}
+    assert kept_bytes(ModePlan("resident", needed, limit, "")) == KeptBytes(each, each)
+    assert kept_bytes(ModePlan("gather", needed, limit, "")) == KeptBytes(each, 0)

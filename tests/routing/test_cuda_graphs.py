@@ -27,7 +27,7 @@ class TestWhatCudaGraphsAreToldApartBy:
     """Recording needs a GPU; what a recording belongs to does not. A replay with other weights gives wrong images."""
 
     @staticmethod
-    def weights(graphs: CudaGraphs, pipe: DiTPipeline) -> tuple[object, list[int]]:
+    def weights(graphs: CudaGraphs, pipe: DiTPipeline) -> tuple[tuple[Any, int | None], list[int]]:
         """What a recording would belong to, and where the weights really are."""
         return graphs._weights(), [parameter.data_ptr() for parameter in pipe.transformer.parameters()]
 
@@ -43,6 +43,13 @@ class TestWhatCudaGraphsAreToldApartBy:
         new_key, new_places = self.weights(graphs, pipe)
         assert new_places[0] == places[0], "the first parameter is of no pruned layer"
         assert new_places != places and new_key != key
+        graphs._recordings.setdefault(new_key[0], Any)
+        moved = new_key[0]
+        del key, new_key
+        pipe.to(torch.float64)
+        assert self.weights(graphs, pipe)[0][0] is not moved
+        del moved
+        assert len(graphs._recordings) == 0, "a recording of weights that have moved is kept"
         assert len(alive) == len(places)
 
     def test_the_stages_of_a_copy(self, pipe: DiTPipeline, bank: Bank, schedule: PruningSchedule) -> None:

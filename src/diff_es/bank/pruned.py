@@ -31,6 +31,16 @@ if TYPE_CHECKING:
 FORMAT = 2
 
 
+def refuse_run_directory(folder: Path) -> None:
+    """Name the artefact where its run directory was given.
+
+    Raises:
+        InputError: the folder is a run directory.
+    """
+    if (folder / "pruned" / MANIFEST).is_file():
+        raise InputError(f"{folder} is a run directory; name its artefact, {folder / 'pruned'}.")
+
+
 @dataclass(frozen=True)
 class PrunedInfo:
     """The manifest of an artefact.
@@ -81,8 +91,7 @@ class Pruned:
             InputError: a run directory, which holds the artefact.
         """
         folder = Path(folder)
-        if (folder / "pruned" / MANIFEST).is_file():
-            raise InputError(f"{folder} is a run directory; name its artefact, {folder / 'pruned'}.")
+        refuse_run_directory(folder)
         info = read_manifest(folder, PrunedInfo, FORMAT)
         check_files(folder, info.files)
         return cls(info, tuple(Shard(folder / shard_name(index)) for index in range(info.plan.num_stages)))

@@ -19,17 +19,12 @@ import torch
 from diff_es.calibration import first_step
 from diff_es.denoisers import dense_denoiser_of, on_device
 from diff_es.errors import InputError, is_out_of_memory
-from diff_es.fitness.memory import spare_bytes
 from diff_es.fitness.result import run
-from diff_es.fitness.trajectory import DEFAULT_REPLAY_BYTES
-from diff_es.routing import DEFAULT_CACHE_BYTES
-from diff_es.routing.sizes import dense_bytes
 
 if TYPE_CHECKING:
     from torch import nn
 
     from diff_es.denoisers import Call
-    from diff_es.routing import ModePlan
     from diff_es.sampling import ImageRequests, SamplerConfig
 
 _TIMES = 3
@@ -75,13 +70,6 @@ def choose_batch_size(pipe: Any, probes: ImageRequests, sampler: SamplerConfig, 
     with _occupied(occupied_bytes, torch.device(pipe._execution_device)):
         choice = best_of(_sizes(len(probes)), seconds)
         return largest_that_runs(choice, lambda size: run(pipe, batch(size), sampler, device=None))
-
-
-def bytes_beside_dense(denoiser: nn.Module, plan: ModePlan) -> int:
-    """Return the device memory that a search takes, at most, beside the dense weights and the activations."""
-    thin = max(0, plan.weight_bytes[plan.mode] - dense_bytes(denoiser))
-    cached = spare_bytes(plan, DEFAULT_CACHE_BYTES) if plan.mode == "resident" else 0
-    return thin + cached + spare_bytes(plan, DEFAULT_REPLAY_BYTES)
 
 
 @contextmanager

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from diff_es.denoisers import denoiser_of
+from diff_es.fitness.trajectory import DEFAULT_CACHE_BYTES, DEFAULT_REPLAY_BYTES
 from diff_es.routing import Mode, ModePlan
 from diff_es.routing.planner import BESIDE_A_RUN, Room
-from diff_es.routing.sizes import weight_bytes
+from diff_es.routing.sizes import dense_bytes, weight_bytes
 from diff_es.schedule import Allocation
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from diff_es.bank import ThinSource
     from diff_es.schedule import ScheduleSpace
 
@@ -30,7 +34,7 @@ def plan_search(
     uniform one; but one stage, which is what "gather" and "stream" take, may be pruned as little as level 1 does.
 
     Args:
-        pipe: The pipeline.
+        pipe: The dense pipeline.
         source: The bank, or what is known of its sizes.
         allocation: What stage levels mean for layers.
         space: The schedules that will be searched.
@@ -49,6 +53,30 @@ def plan_search(
     return room.plan({**largest, "resident": usual["resident"]}, _FOR_A_SEARCH)
 
 
-def spare_bytes(plan: ModePlan, wanted: int) -> int:
-    """Return how many bytes of one kind may be kept for later candidates: as wanted, or a quarter of what is left."""
+@dataclass(frozen=True)
+class KeptBytes:
+    """Device memory that a search may fill with what later candidates may want.
+
+    Attributes:
+        replay: Bytes of denoiser outputs.
+        thin: Bytes of thin layers beyond the present schedule's; only mode "resident" keeps any.
+    """
+
+    replay: int
+    thin: int
+
+
+def kept_bytes(plan: ModePlan) -> KeptBytes:
+    """Return what is kept of each kind: the default, or a quarter of what the weights leave."""
+    thin = _spare(plan, DEFAULT_CACHE_BYTES) if plan.mode == "resident" else 0
+    return KeptBytes(_spare(plan, DEFAULT_REPLAY_BYTES), thin)
+
+
+def bytes_beside_dense(denoiser: nn.Module, plan: ModePlan) -> int:
+    """Return the device memory that a search takes, at most, beside the dense weights and the activations."""
+    kept = kept_bytes(plan)
+    return max(0, plan.weight_bytes[plan.mode] - dense_bytes(denoiser)) + kept.replay + kept.thin
+
+
+def _spare(plan: ModePlan, wanted: int) -> int:
     return wanted if plan.limit is None else min(wanted, (plan.limit - plan.weight_bytes[plan.mode]) // 4)

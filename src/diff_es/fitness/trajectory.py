@@ -17,7 +17,7 @@ from diff_es.fitness.prompts import PromptEncodings
 from diff_es.fitness.replay import CallCount, ReplayStore, replayed
 from diff_es.fitness.result import Result, check_decoder, run
 from diff_es.metrics import Metric, metrics
-from diff_es.routing import DEFAULT_CACHE_BYTES, Mode, Router, check_model, install_, remove_
+from diff_es.routing import Mode, Router, check_model, install_, remove_
 from diff_es.sampling import ImageRequests, SamplerConfig
 from diff_es.search import Outcome, Rival
 from diff_es.stages import StagePlan
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 #: Bytes of denoiser outputs that are kept for replay.
 DEFAULT_REPLAY_BYTES = 2 * 2**30
+#: Thin layers kept beyond the present schedule, for a candidate that comes back to them.
+DEFAULT_CACHE_BYTES = 2 * 2**30
 
 
 class TrajectoryFitness:

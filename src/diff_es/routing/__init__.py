@@ -15,5 +15,4 @@ from diff_es.routing.compiled import uncompile_ as uncompile_
 from diff_es.routing.planner import ModePlan as ModePlan
 from diff_es.routing.planner import choose_mode as choose_mode
 from diff_es.routing.residence import Mode as Mode
-from diff_es.routing.router import DEFAULT_CACHE_BYTES as DEFAULT_CACHE_BYTES
 from diff_es.routing.router import Router as Router

@@ -50,7 +50,8 @@ class CudaGraphs:
         self._forward = forward
         #: Recordings go with the addresses that they read.
         self._recordings: WeakKeyDictionary[Addresses, OrderedDict[Hashable, _Recording]] = WeakKeyDictionary()
-        self._dense = Addresses()
+        #: Where the dense weights were at the last call, and what stands for that.
+        self._dense: tuple[Hashable, Addresses] = ((), Addresses())
         self._recorders: dict[torch.device, _Recorder] = {}
         self._tensors = tuple(own for part in denoiser.modules() for own in (part._parameters, part._buffers) if own)
         self._warned = False
@@ -64,9 +65,9 @@ class CudaGraphs:
         """
         if torch.is_grad_enabled() or self._is_offloaded():
             return self._forward(*args, **kwargs)
-        addresses, weights = self._weights()
+        addresses, stage = self._weights()
         recordings = self._recordings.setdefault(addresses, OrderedDict())
-        key = (weights, _signature((args, kwargs)), _cast_to())
+        key = (stage, _signature((args, kwargs)), _cast_to())
         if key not in recordings:
             recordings[key] = self._recorder().record(self._forward, args, kwargs)
             if len(recordings) > _KEPT:
@@ -78,19 +79,25 @@ class CudaGraphs:
         """Recordings read the weights of the original."""
         raise UnsupportedModelError("A pipeline with CUDA graphs cannot be copied: uncompile_(pipe) first.")
 
-    def _weights(self) -> tuple[Addresses, Hashable]:
-        """What tells which weights, at which addresses, the forward reads at present."""
+    def _weights(self) -> tuple[Addresses, int | None]:
+        """What stands for the addresses that the forward reads at present, and the stage whose weights lie there."""
         router: Router | None = vars(self._denoiser).get(ROUTER)
         if router is None:
-            # Any of them may have moved: a streamed model that is dense again has those of its pruned layers elsewhere.
-            found = (value for own in self._tensors for value in own.values() if value is not None)
-            return self._dense, tuple((value.data_ptr(), value.dtype) for value in found)
+            return self._dense_addresses(), None
         if router.addresses is None:
             raise UnsupportedModelError(
                 f'CUDA graphs need the weights of a stage at fixed addresses, and mode="{router.mode}" cuts them anew '
                 'at every switch: use mode="resident" or "stream", or compile_(pipe, cuda_graphs=False).'
             )
         return router.addresses, router.stage
+
+    def _dense_addresses(self) -> Addresses:
+        """Any weight may have moved: a streamed model that is dense again has those of its pruned layers elsewhere."""
+        found = (value for own in self._tensors for value in own.values() if value is not None)
+        places = tuple((value.data_ptr(), value.dtype) for value in found)
+        if places != self._dense[0]:
+            self._dense = (places, Addresses())
+        return self._dense[1]
 
     def _is_offloaded(self) -> bool:
         offloaded = hasattr(self._denoiser, "_hf_hook")

@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from diff_es.denoisers import Layer
     from diff_es.schedule import PruningSchedule
 
-#: Thin layers kept beyond the present schedule, for a search that comes back to them.
-DEFAULT_CACHE_BYTES = 2 * 2**30
-
 
 @contextmanager
 def _plain_tensors() -> Iterator[None]:

@@ -23,7 +23,7 @@ def load_base(info: PrunedInfo, model: str | None, device: str) -> Any:
     Raises:
         InputError: the model cannot be loaded, or the scheduler does not sample from it.
     """
-    resolve_device(device)
+    resolve_device(device)  # what is wrong with it has nothing to do with the model
     try:
         pipe = load_pipeline(model or info.base_model, info.fingerprint.dtype, device)
     except InputError as error:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from diff_es.artifacts import MANIFEST, SETTINGS, claim, read_record, sha256, write_record
 from diff_es.bank import Pruned
+from diff_es.bank.pruned import refuse_run_directory
 from diff_es.errors import InputError
 from diff_es.evaluation import Environment, Measurement, Protocol, Samples, environment, stored
 from diff_es.evaluation.clip import DEFAULT_MODEL
@@ -174,8 +175,7 @@ def _check_target(target: str, config: JudgeConfig) -> None:
         if config.dtype is not None:
             raise InputError(f"dtype={config.dtype!r}, but {target} is an artefact, which has its own; leave it out.")
         return
-    if (folder / "pruned" / MANIFEST).is_file():
-        raise InputError(f"{target} is a run directory; name its artefact, {folder / 'pruned'}.")
+    refuse_run_directory(folder)
     if config.model is not None:
         raise InputError(
             f"model={config.model!r} is for an artefact, and {target} is a dense model itself; leave one of them out."

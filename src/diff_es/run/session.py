@@ -36,20 +36,19 @@ from diff_es.denoisers import denoiser_of, dense_denoiser_of
 from diff_es.errors import InputError
 from diff_es.evaluation.caches import Cache, cache_for
 from diff_es.fitness import (
-    DEFAULT_REPLAY_BYTES,
     BatchChoice,
     TrajectoryFitness,
     bytes_beside_dense,
     check_decoder,
     choose_batch_size,
+    kept_bytes,
     plan_search,
-    spare_bytes,
 )
 from diff_es.metrics import metrics
 from diff_es.pipelines import load_pipeline
 from diff_es.pruning import BankConfig, build, build_bank, pruners
 from diff_es.recipe import Recipe
-from diff_es.routing import DEFAULT_CACHE_BYTES, ModePlan, save
+from diff_es.routing import ModePlan, save
 from diff_es.run.data import check_data, load_images, stored_latents
 from diff_es.run.planned import PlannedBank
 from diff_es.run.requests import PromptList, Purpose, check_prompts, first_seed, read_prompt_list
@@ -319,6 +318,7 @@ class Session:
         section, layers = self.recipe.search, self.allocation(allocation)
         plan = plan_search(self.pipe, self.bank, layers, self.space, self._memory_limit)
         _log.info("Memory mode of the search, allocation %s: %s", allocation, plan.why)
+        kept = kept_bytes(plan)
         return TrajectoryFitness(
             self.pipe,
             self.bank,
@@ -327,9 +327,9 @@ class Session:
             metric=section.metric,
             sampler=self.sampler,
             batch_size=self.search_batch_size,
-            replay_bytes=spare_bytes(plan, DEFAULT_REPLAY_BYTES),
+            replay_bytes=kept.replay,
             mode=plan.mode,
-            cache_bytes=spare_bytes(plan, DEFAULT_CACHE_BYTES),
+            cache_bytes=kept.thin,
         )
 
     def schedule(self, allocation: str) -> PruningSchedule:
