@@ -21,17 +21,13 @@ patch 2), since shapes are all that counting needs.
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
 import torch
 from diffusers import DiTTransformer2DModel
 
-from diff_es.denoisers import count_macs
-from results import ROOT, add_output_option, finish
-
-sys.path.insert(0, str(ROOT / "tests"))
-from support import macs_by_module
+from diff_es.denoisers import count_macs, macs_by_module
+from results import add_output_option, finish
 
 STEPS = 20
 PAPER_DENSE_T = 2.37

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 from diff_es.bank import Bank
 from diff_es.calibration import CalibrationConfig, CalibrationStats, DatasetSource, calibrate
 from diff_es.denoisers import Layer
-from diff_es.denoisers.macs import flop_counter
 from diff_es.pruning.build import build_bank
 from diff_es.pruning.pruners import BankConfig, pruners
 from diff_es.sampling import Requests, SamplerConfig
@@ -135,12 +133,3 @@ def call_at(timestep: int, rows: int = 2, dtype: torch.dtype = torch.float32) ->
 def timestep_in(stage: int) -> int:
     """A sampler step of a stage of `PLAN`."""
     return int(PLAN.timesteps[PLAN.stage_of_step.index(stage)])
-
-
-def macs_by_module(module: nn.Module, call: Mapping[str, Any]) -> dict[str, int]:
-    """Multiply-adds of one call by submodule path, as torch's counter books them: a parent's hold its children's."""
-    with torch.no_grad(), flop_counter() as counter:
-        module(**call)
-    prefix = f"{type(module).__name__}."
-    counts = {path: sum(operations.values()) // 2 for path, operations in counter.get_flop_counts().items()}
-    return {path.removeprefix(prefix): count for path, count in counts.items() if path.startswith(prefix)}

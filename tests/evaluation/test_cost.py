@@ -15,7 +15,7 @@ from torch import nn
 from diff_es.artifacts import read_record, write_record
 from diff_es.bank import Bank
 from diff_es.calibration import record_calls
-from diff_es.denoisers import count_macs
+from diff_es.denoisers import count_macs, macs_by_module
 from diff_es.errors import InputError
 from diff_es.evaluation.cost import Cost, count_run, measure_costs
 from diff_es.evaluation.latency import LatencyEntry, LatencyRecord, routing_contender
@@ -24,7 +24,7 @@ from diff_es.routing import Mode, routed
 from diff_es.sampling import Requests, sample
 from diff_es.schedule import PruningSchedule
 from routing_oracles import pruned_model
-from support import PLAN, SAMPLER, macs_by_module, mixed_levels, tiny_bank, tiny_pipe, tiny_stats
+from support import PLAN, SAMPLER, mixed_levels, tiny_bank, tiny_pipe, tiny_stats
 
 LATENCY = LatencyRecord(10.0, 9.0, 12.0, 20, 3, "CPU", 2)
 

@@ -8,14 +8,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from diff_es.bank import ThinLayer
-from diff_es.denoisers import Call, Layer, count_macs
+from diff_es.denoisers import Call, Layer, count_macs, macs_by_module
 from diff_es.routing import routed
 from diff_es.schedule import PruningSchedule
 from families.contract import contract
 from families.family import Family, output
 from families.oracles import columns_left, kept_of, rows_left
 from families.prepared import STAGES, bank_of, call_in, denoiser_in, layers_of, level, mixed
-from support import macs_by_module
 
 #: Samples in every call of the suite.
 SAMPLES = 2

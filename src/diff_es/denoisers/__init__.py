@@ -34,6 +34,7 @@ from diff_es.denoisers.fingerprint import fingerprint as fingerprint
 from diff_es.denoisers.layers import GroupFamily as GroupFamily
 from diff_es.denoisers.layers import Layer as Layer
 from diff_es.denoisers.macs import count_macs as count_macs
+from diff_es.denoisers.macs import macs_by_module as macs_by_module
 from diff_es.denoisers.macs import own_macs as own_macs
 from diff_es.denoisers.plain import check_loaded, plain_module
 from diff_es.denoisers.spec import DenoiserSpec as DenoiserSpec

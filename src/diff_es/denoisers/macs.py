@@ -35,9 +35,23 @@ def count_macs(module: nn.Module, call: Mapping[str, Any]) -> int:
     Returns:
         MACs of this one call.
     """
-    with torch.no_grad(), flop_counter() as counter:
-        module(**call)
-    return int(counter.get_total_flops()) // 2
+    return _counted(module, call).get_total_flops() // 2
+
+
+def macs_by_module(module: nn.Module, call: Mapping[str, Any]) -> dict[str, int]:
+    """Count the multiply-adds of one call by submodule path; a parent's count holds those of its children.
+
+    Args:
+        module: The denoiser.
+        call: The keyword arguments of one call.
+    """
+    counts = _counted(module, call).get_flop_counts()
+    prefix = f"{type(module).__name__}."
+    return {
+        path.removeprefix(prefix): sum(operations.values()) // 2
+        for path, operations in counts.items()
+        if path.startswith(prefix)
+    }
 
 
 def own_macs(module: nn.Module, call: Mapping[str, Any]) -> dict[str, int]:
@@ -139,6 +153,12 @@ def _flat(values: Iterable[Any]) -> Iterator[Any]:
             yield from _flat(value)
         else:
             yield value
+
+
+def _counted(module: nn.Module, call: Mapping[str, Any]) -> FlopCounterMode:
+    with torch.no_grad(), flop_counter() as counter:
+        module(**call)
+    return counter  # type: ignore[no-any-return]
 
 
 def flop_counter() -> FlopCounterMode:
